@@ -1,0 +1,1 @@
+"""What everything stands on: units, targets, neighbour lists, batches, errors and provenance."""

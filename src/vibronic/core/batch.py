@@ -1,0 +1,109 @@
+"""Batch: many structures as flat tensors. The only thing a model ever sees."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from ase import Atoms
+from torch import Tensor
+
+from vibronic.core.neighbors import neighbor_list
+
+
+@dataclass
+class Batch:
+    """``B`` structures with ``N`` atoms and ``E`` directed edges in all.
+
+    Attributes:
+        positions: (N, 3) Angstrom.
+        numbers: (N,) atomic numbers.
+        cell: (B, 3, 3) Angstrom, lattice vectors as rows; zero for a molecule.
+        index: (N,) which structure an atom belongs to, sorted.
+        edge_index: (2, E) centre and neighbour of each edge, sorted by centre.
+        edge_shift: (E, 3) lattice translations of the neighbour.
+        labels: name -> (B, ...) for targets per structure, (N, ...) for targets per atom; NaN where unknown.
+    """
+
+    positions: Tensor
+    numbers: Tensor
+    cell: Tensor
+    index: Tensor
+    edge_index: Tensor
+    edge_shift: Tensor
+    labels: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def n_structures(self) -> int:
+        return self.cell.shape[0]
+
+    @property
+    def n_atoms(self) -> Tensor:
+        """(B,) atoms in each structure."""
+        return torch.bincount(self.index, minlength=self.n_structures)
+
+    @property
+    def edge_structure(self) -> Tensor:
+        """(E,) which structure an edge belongs to."""
+        return self.index[self.edge_index[0]]
+
+    def edge_vectors(self) -> Tensor:
+        """(E, 3) vectors from centre to neighbour, Angstrom; differentiable in positions and cell."""
+        i, j = self.edge_index
+        shift = torch.einsum("ea,eab->eb", self.edge_shift, self.cell[self.index[i]])
+        return self.positions[j] - self.positions[i] + shift
+
+    def volume(self) -> Tensor:
+        """(B,) cell volumes, Angstrom^3."""
+        return torch.linalg.det(self.cell).abs()
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Batch:
+        """The batch on ``device``, its floating-point tensors as ``dtype``."""
+
+        def move(x: Tensor) -> Tensor:
+            return x.to(device=device, dtype=dtype if x.is_floating_point() else None)
+
+        tensors = {k: move(v) for k, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, **tensors, labels={k: move(v) for k, v in self.labels.items()})
+
+    @classmethod
+    def from_atoms(
+        cls,
+        atoms: Atoms,
+        cutoff: float,
+        labels: Mapping[str, np.ndarray | float] | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Batch:
+        """One structure with its neighbours within ``cutoff`` Angstrom."""
+        i, j, shift = neighbor_list(atoms, cutoff)
+        cell = atoms.cell.array if atoms.pbc.any() else np.zeros((3, 3))
+        per_atom = {k for k, v in (labels or {}).items() if np.ndim(v) == 2 and np.shape(v)[0] == len(atoms)}
+        return cls(
+            positions=torch.as_tensor(atoms.positions, dtype=dtype),
+            numbers=torch.as_tensor(atoms.numbers, dtype=torch.long),
+            cell=torch.as_tensor(cell, dtype=dtype)[None],
+            index=torch.zeros(len(atoms), dtype=torch.long),
+            edge_index=torch.as_tensor(np.stack([i, j])),
+            edge_shift=torch.as_tensor(shift, dtype=dtype),
+            labels={
+                k: torch.as_tensor(np.asarray(v), dtype=dtype)[... if k in per_atom else None]
+                for k, v in (labels or {}).items()
+            },
+        )
+
+    @classmethod
+    def collate(cls, batches: Sequence[Batch]) -> Batch:
+        """Several batches as one; labels that only some of them carry are an error of the caller."""
+        atom_offset = np.cumsum([0] + [b.positions.shape[0] for b in batches[:-1]])
+        structure_offset = np.cumsum([0] + [b.n_structures for b in batches[:-1]])
+        return cls(
+            positions=torch.cat([b.positions for b in batches]),
+            numbers=torch.cat([b.numbers for b in batches]),
+            cell=torch.cat([b.cell for b in batches]),
+            index=torch.cat([b.index + int(o) for b, o in zip(batches, structure_offset, strict=True)]),
+            edge_index=torch.cat([b.edge_index + int(o) for b, o in zip(batches, atom_offset, strict=True)], dim=1),
+            edge_shift=torch.cat([b.edge_shift for b in batches]),
+            labels={k: torch.cat([b.labels[k] for b in batches]) for k in batches[0].labels},
+        )

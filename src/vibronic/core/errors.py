@@ -1,0 +1,9 @@
+"""The one exception that is meant for people."""
+
+
+class VibronicError(ValueError):
+    """A mistake in the input, told in one sentence that says what to do about it.
+
+    The command line prints it on standard error and ends with status 2; anything else that reaches a user as a
+    traceback is a bug.
+    """

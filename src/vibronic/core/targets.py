@@ -1,0 +1,57 @@
+"""Targets: what a label is called, its unit, where it lives and how it grows with the system."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from vibronic.core.errors import VibronicError
+
+Level = Literal["structure", "atom", "point"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A quantity that is labelled, learned and predicted.
+
+    Attributes:
+        name: key in ``atoms.info`` / ``atoms.arrays`` and in every file.
+        unit: unit inside Vibronic (see ``docs/conventions.md``).
+        level: one value per structure, per atom or per grid point.
+        extensive: whether the value doubles when the crystal is repeated twice.
+        shape: shape of one value; ``()`` for a scalar.
+        extremum: the target is an extremum over the states of the crystal (a band edge, a gap), so that a pooled
+            prediction should follow the extreme atoms, not the mean.
+    """
+
+    name: str
+    unit: str
+    level: Level = "structure"
+    extensive: bool = False
+    shape: tuple[int, ...] = ()
+    extremum: bool = False
+
+
+TARGETS: dict[str, Target] = {
+    t.name: t
+    for t in (
+        Target("energy", "eV", extensive=True),
+        Target("forces", "eV/Angstrom", level="atom", shape=(3,)),
+        Target("stress", "eV/Angstrom^3", shape=(3, 3)),
+        Target("pressure", "eV/Angstrom^3"),
+        Target("band_gap", "eV", extremum=True),
+        Target("vbm", "eV", extremum=True),
+        Target("cbm", "eV", extremum=True),
+        Target("homo", "eV", extremum=True),
+        Target("lumo", "eV", extremum=True),
+        Target("dipole", "e Angstrom", shape=(3,)),
+    )
+}
+
+POTENTIAL = ("energy", "forces", "stress")
+"""Targets that come from one potential by differentiation."""
+
+
+def target(name: str, unit: str = "1") -> Target:
+    """The known target of this name, or an intensive per-structure scalar with ``unit`` for a user's own property."""
+    if not name or any(c in name for c in " ,[]="):
+        raise VibronicError(f"'{name}' is not a usable target name: use letters, digits and underscores")
+    return TARGETS.get(name, Target(name, unit))

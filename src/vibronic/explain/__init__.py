@@ -1,0 +1,1 @@
+"""Which bonds and which vibrations move a property."""

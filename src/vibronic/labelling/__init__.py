@@ -1,0 +1,1 @@
+"""From structures to labels, crash-safe and on any machine."""

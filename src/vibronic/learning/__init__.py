@@ -1,0 +1,1 @@
+"""Training, model folders and the ASE calculator around a model."""

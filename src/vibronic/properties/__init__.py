@@ -1,0 +1,1 @@
+"""Models that learn a property of a structure."""

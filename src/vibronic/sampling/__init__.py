@@ -1,0 +1,1 @@
+"""From one crystal to many configurations."""

@@ -1,0 +1,1 @@
+"""Each study reproduces one claim of a paper."""

@@ -1,0 +1,34 @@
+"""Fixtures shared by all tests: small crystals, and the folder of reference data where it is present."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def reference_data() -> Path:
+    """Folder named by ``VIBRONIC_DATA``, or ``../shared/data`` beside the checkout."""
+    default = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("VIBRONIC_DATA", default))
+    if not folder.is_dir():
+        pytest.skip(f"reference data not found at {folder}; set VIBRONIC_DATA")
+    return folder
+
+
+@pytest.fixture
+def anti_perovskite() -> Atoms:
+    """Cubic Ag3SBr, 5 atoms: S at the body centre, Br at the corner, Ag on the faces."""
+    scaled = [(0.5, 0.5, 0), (0.5, 0, 0.5), (0, 0.5, 0.5), (0.5, 0.5, 0.5), (0, 0, 0)]
+    return Atoms("Ag3SBr", scaled_positions=scaled, cell=[4.934] * 3, pbc=True)
+
+
+@pytest.fixture
+def copper() -> Atoms:
+    """Conventional fcc copper, 4 atoms; EMT labels it in a millisecond."""
+    return bulk("Cu", cubic=True)
