@@ -1,0 +1,65 @@
+"""Model: the contract that every network and every ridge keeps, so that training, storing and predicting know nothing
+of what is inside."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from vibronic.core.batch import Batch
+from vibronic.core.errors import VibronicError
+from vibronic.core.targets import Target
+
+
+class Model(nn.Module):
+    """A function from a :class:`Batch` to named predictions, in the units of its targets.
+
+    Attributes:
+        kind: name in the table of models (``vibronic models``).
+        config: the keyword arguments that build an equal, untrained model; plain JSON values.
+        targets: what the model predicts.
+        cutoff: radius of the neighbour list it needs, Angstrom.
+        elements: (n,) atomic numbers seen in training; a prediction for any other is refused.
+    """
+
+    kind: ClassVar[str]
+    elements: Tensor
+
+    def __init__(self, config: dict[str, Any], targets: Sequence[Target], cutoff: float) -> None:
+        super().__init__()
+        self.config = {k: list(v) if isinstance(v, tuple) else v for k, v in config.items()}
+        self.targets = list(targets)
+        self.cutoff = cutoff
+        self.register_buffer("elements", torch.zeros(0, dtype=torch.long))
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Predictions by target name: (B, ...) per structure, (N, ...) per atom."""
+        raise NotImplementedError
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """``loss`` (a scalar to minimise) and any figures worth logging, from the labels of the batch."""
+        raise NotImplementedError
+
+    def prepare(self, batch: Batch) -> None:
+        """Set scales and references from the training set (and from nothing else) before the first step."""
+        self.elements = torch.unique(batch.numbers)
+
+    def check_elements(self, numbers: Tensor) -> None:
+        """Refuse elements that the model never saw.
+
+        Raises:
+            VibronicError: names the elements.
+        """
+        unseen = set(numbers.tolist()) - set(self.elements.tolist())
+        if unseen:
+            from ase.data import chemical_symbols
+
+            def names(values: set[int]) -> str:
+                return ", ".join(chemical_symbols[z] for z in sorted(values))
+
+            raise VibronicError(
+                f"the model has never seen {names(unseen)}; it was trained on {names(set(self.elements.tolist()))} only"
+            )

@@ -1,0 +1,304 @@
+"""Labelled sets: reading and writing structures, checking them, splitting them and batching them."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.calculators.calculator import PropertyNotImplementedError
+from ase.calculators.singlepoint import SinglePointCalculator
+from torch.utils.data import DataLoader, Sampler
+
+from vibronic.core.batch import Batch
+from vibronic.core.errors import VibronicError
+from vibronic.core.neighbors import neighbor_list
+from vibronic.core.provenance import writable
+from vibronic.core.targets import TARGETS, Target, target
+from vibronic.core.units import conversion
+
+MIN_DISTANCE = 0.4
+"""Atoms closer than this (Angstrom) are a mistake in a file, not a structure; H2 is 0.74."""
+
+_FROM_CALCULATOR = ("energy", "forces", "stress", "dipole")
+
+
+def read_structures(path: Path | str) -> list[Atoms]:
+    """All structures of a file that ASE reads (CIF, POSCAR, extxyz, xyz, cube, VASP and QE output, gzipped or not).
+
+    Raises:
+        VibronicError: the file is missing, empty, truncated, binary, holds partial occupancies, unknown elements,
+            overlapping atoms, a cell without volume or positions that are not numbers.
+    """
+    from ase.io import read
+    from ase.io.formats import UnknownFileTypeError
+
+    path = Path(path)
+    if not path.exists():
+        raise VibronicError(f"there is no file {path}")
+    if path.is_dir():
+        files = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
+        files = [p for p in files if p.suffix.lower() not in (".yaml", ".json", ".md", ".csv")]
+        if not files:
+            raise VibronicError(f"the folder {path} holds no structure files")
+        return [atoms for file in files for atoms in read_structures(file)]
+    if path.stat().st_size == 0:
+        raise VibronicError(f"the file {path} is empty")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # parsers warn about spellings that do not change the structure
+            frames = read(path, index=":")
+    except UnknownFileTypeError as error:
+        raise VibronicError(f"{path} is in no format that ASE recognises; use CIF, POSCAR or extxyz") from error
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise VibronicError(f"cannot read {path}: it is damaged, truncated or not a structure file ({reason})") from error
+    if not frames:
+        raise VibronicError(f"the file {path} holds no structures")
+    for k, atoms in enumerate(frames):
+        where = f"{path}, structure {k}" if len(frames) > 1 else str(path)
+        check_structure(atoms, where)
+    return frames
+
+
+def check_structure(atoms: Atoms, where: str = "the structure") -> None:
+    """Refuse what no engine could label.
+
+    Raises:
+        VibronicError: one sentence that names the first fault.
+    """
+    if len(atoms) == 0:
+        raise VibronicError(f"{where} has no atoms")
+    occupancy = atoms.info.get("occupancy")
+    if occupancy and any(abs(sum(site.values()) - 1) > 1e-6 or len(site) > 1 for site in occupancy.values()):
+        raise VibronicError(
+            f"{where} has partial occupancies; choose one ordered arrangement first (vibronic.sampling.disorder does it)"
+        )
+    if not np.isfinite(atoms.positions).all() or not np.isfinite(atoms.cell.array).all():
+        raise VibronicError(f"{where} has positions or lattice vectors that are not finite numbers")
+    if (atoms.numbers < 1).any():
+        raise VibronicError(f"{where} has an atom of unknown element ('X')")
+    if atoms.pbc.any():
+        lengths = atoms.cell.lengths()
+        if (lengths[atoms.pbc] < 1e-3).any() or abs(atoms.cell.complete().volume) < 1e-3:
+            raise VibronicError(f"{where} has a unit cell without volume; check the lattice vectors")
+    i, j, _ = neighbor_list(atoms, MIN_DISTANCE)
+    if len(i):
+        a, b = int(i[0]), int(j[0])
+        raise VibronicError(
+            f"{where}: atoms {a} ({atoms.symbols[a]}) and {b} ({atoms.symbols[b]}) overlap "
+            f"(closer than {MIN_DISTANCE} Angstrom)"
+        )
+
+
+def label_of(atoms: Atoms, name: str) -> np.ndarray | float | None:
+    """The label of this name in a structure, in Vibronic's units, or None.
+
+    Stress comes as (3, 3); ``pressure`` is -trace(stress)/3.
+    """
+    if name == "pressure" and name not in atoms.info:
+        stress = label_of(atoms, "stress")
+        return None if stress is None else -float(np.trace(stress)) / 3
+    if name in _FROM_CALCULATOR and atoms.calc is not None:
+        results = getattr(atoms.calc, "results", {})
+        if name in results:
+            value = results[name]
+            if name == "stress":
+                from ase.stress import voigt_6_to_full_3x3_stress
+
+                return voigt_6_to_full_3x3_stress(value) if np.shape(value) == (6,) else np.asarray(value)
+            return value if np.ndim(value) else float(value)
+    if name in atoms.info:
+        value = atoms.info[name]
+        return np.asarray(value) if np.ndim(value) else value
+    if name in atoms.arrays:
+        return atoms.arrays[name]
+    return None
+
+
+def labels_of(atoms: Atoms, targets: Sequence[Target], where: str = "the structure") -> dict[str, np.ndarray | float]:
+    """All asked-for labels of one structure.
+
+    Raises:
+        VibronicError: a label is missing (says which are there), of the wrong shape, or not a finite number.
+    """
+    labels: dict[str, np.ndarray | float] = {}
+    for t in targets:
+        value = label_of(atoms, t.name)
+        if value is None:
+            there = [n for n in (*TARGETS, *atoms.info) if label_of(atoms, n) is not None]
+            there = [n for n in dict.fromkeys(there) if n in TARGETS or isinstance(atoms.info.get(n), float)]
+            raise VibronicError(f"{where} has no label '{t.name}'; it has {', '.join(there) or 'no labels'}")
+        shape = (len(atoms), *t.shape) if t.level == "atom" else t.shape
+        try:
+            numbers = np.asarray(value, dtype=float).reshape(shape)
+        except (TypeError, ValueError) as error:
+            raise VibronicError(f"{where}: the label '{t.name}' is not a number or array of shape {shape}") from error
+        if not np.isfinite(numbers).all():
+            raise VibronicError(f"{where}: the label '{t.name}' is NaN or infinite; remove it or label it again")
+        labels[t.name] = numbers if numbers.ndim else float(numbers)
+    return labels
+
+
+def read_labelled(path: Path | str) -> list[Atoms]:
+    """Structures with their labels in Vibronic's units.
+
+    A ``dataset.yaml`` beside the file may give the units it is written in, e.g. ``units: {energy: Hartree}``.
+
+    Raises:
+        VibronicError: as :func:`read_structures`; a unit is unknown or measures something else.
+    """
+    import yaml
+
+    path = Path(path)
+    frames = read_structures(path)
+    sidecar = (path if path.is_dir() else path.parent) / "dataset.yaml"
+    if not sidecar.exists():
+        return frames
+    try:
+        described = yaml.safe_load(sidecar.read_text()) or {}
+        units = dict(described.get("units", {}))
+    except (yaml.YAMLError, AttributeError, TypeError, ValueError, UnicodeDecodeError) as error:
+        raise VibronicError(f"{sidecar} is not a description of a data set (expected 'units: {{name: unit}}')") from error
+    factors = {name: conversion(str(unit), target(name).unit) for name, unit in units.items() if name in TARGETS}
+    factors = {name: f for name, f in factors.items() if f != 1.0}
+    for atoms in frames if factors else ():
+        results = getattr(atoms.calc, "results", {})
+        for name, factor in factors.items():
+            for store in (results, atoms.info, atoms.arrays):
+                if name in store:
+                    store[name] = np.asarray(store[name]) * factor if np.ndim(store[name]) else store[name] * factor
+    return frames
+
+
+def write_structures(path: Path, structures: Sequence[Atoms]) -> None:
+    """Write extxyz, atomically, labels and provenance included."""
+    from ase.io import write
+
+    with writable(path) as temporary:
+        write(temporary, [plain(atoms) for atoms in structures], format="extxyz")
+
+
+def plain(atoms: Atoms) -> Atoms:
+    """A copy whose calculator, if any, only holds results: what a file can carry."""
+    copy = atoms.copy()
+    copy.info = {k: v for k, v in copy.info.items() if isinstance(v, (str, int, float, bool, np.generic, np.ndarray))}
+    if atoms.calc is not None:
+        try:
+            results = {k: v for k, v in atoms.calc.results.items() if k in ("energy", "forces", "stress", "dipole")}
+        except (AttributeError, PropertyNotImplementedError):
+            results = {}
+        copy.calc = SinglePointCalculator(copy, **results)
+    return copy
+
+
+def split(structures: Sequence[Atoms], fractions: Sequence[float], seed: int) -> list[list[int]]:
+    """Random parts of a set, as indices, that never share a family.
+
+    A family is the structures of one ``parent`` when the set has several parents per part, otherwise (a set grown from
+    one crystal) the +u/-u ``pair`` of one parent, otherwise a single structure.
+
+    Args:
+        fractions: share of each part; they are scaled to sum to 1.
+
+    Raises:
+        VibronicError: there are fewer families than parts.
+    """
+    parents = [str(a.info.get("parent", k)) for k, a in enumerate(structures)]
+    if len(set(parents)) < 3 * len(fractions):
+        parents = [f"{p}/{a.info.get('pair', f's{k}')}" for k, (p, a) in enumerate(zip(parents, structures, strict=True))]
+    families: dict[str, list[int]] = {}
+    for k, parent in enumerate(parents):
+        families.setdefault(parent, []).append(k)
+    if len(families) < len(fractions):
+        raise VibronicError(f"{len(structures)} structures of {len(families)} families cannot be split into {len(fractions)} parts")
+    names = sorted(families)
+    np.random.default_rng(seed).shuffle(names)
+    ends = np.round(np.cumsum(fractions) / np.sum(fractions) * len(names)).astype(int)
+    ends = np.maximum(ends, np.arange(1, len(ends) + 1))  # every part gets at least one family
+    parts = np.split(np.array(names, dtype=object), ends[:-1])
+    return [sorted(k for name in part for k in families[name]) for part in parts]
+
+
+class GraphData(torch.utils.data.Dataset):
+    """Structures with labels and neighbour lists, computed once; item ``k`` is a :class:`Batch` of one."""
+
+    def __init__(self, structures: Iterable[Atoms], targets: Sequence[Target], cutoff: float) -> None:
+        self.graphs = [
+            Batch.from_atoms(atoms, cutoff, labels_of(atoms, targets, f"structure {k}"))
+            for k, atoms in enumerate(structures)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.graphs)
+
+    def __getitem__(self, k: int) -> Batch:
+        return self.graphs[k]
+
+    def batch(self) -> Batch:
+        """The whole set as one batch."""
+        return Batch.collate(self.graphs)
+
+
+class BucketSampler(Sampler[list[int]]):
+    """Batches of structures of similar size, shuffled anew each epoch, the same for the same seed and epoch.
+
+    With several processes every rank takes every ``replicas``-th batch, so ranks see disjoint structures.
+    """
+
+    def __init__(self, sizes: Sequence[int], batch_size: int, seed: int, rank: int = 0, replicas: int = 1) -> None:
+        self.sizes = np.asarray(sizes)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank, self.replicas = rank, replicas
+        self.epoch = 0
+        self.sampler = self  # where Lightning looks for ``set_epoch``
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the trainer; fixes the order of the coming epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        batches = math.ceil(len(self.sizes) / self.batch_size)
+        return math.ceil(batches / self.replicas)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        rng = np.random.default_rng((self.seed, self.epoch))
+        order = rng.permutation(len(self.sizes))
+        pool = 32 * self.batch_size  # sorting within pools keeps batches even and their composition random
+        order = np.concatenate(
+            [p[np.argsort(self.sizes[p], kind="stable")] for p in np.split(order, range(pool, len(order), pool))]
+        )
+        batches = [order[k : k + self.batch_size].tolist() for k in range(0, len(order), self.batch_size)]
+        batches = [batches[k] for k in rng.permutation(len(batches))]
+        batches += batches[: len(self) * self.replicas - len(batches)]  # every rank does the same number of steps
+        yield from batches[self.rank :: self.replicas]
+
+
+def loader(data: GraphData, batch_size: int, seed: int, rank: int = 0, replicas: int = 1) -> DataLoader:
+    """Batches for training, bucketed by atom count."""
+    sizes = [len(g.numbers) for g in data.graphs]
+    sampler = BucketSampler(sizes, batch_size, seed, rank, replicas)
+    return DataLoader(data, batch_sampler=sampler, collate_fn=Batch.collate)
+
+
+def in_batches(structures: Sequence[Atoms], cutoff: float, batch_size: int = 16) -> Iterator[Batch]:
+    """Unlabelled structures in order, for prediction."""
+    for k in range(0, len(structures), batch_size):
+        yield Batch.collate([Batch.from_atoms(atoms, cutoff) for atoms in structures[k : k + batch_size]])
+
+
+def describe(structures: Sequence[Atoms]) -> Mapping[str, object]:
+    """What a set holds: counts, formulas and labels with units."""
+    names = [n for n in TARGETS if label_of(structures[0], n) is not None]
+    return {
+        "structures": len(structures),
+        "atoms": [min(map(len, structures)), max(map(len, structures))],
+        "formulas": sorted({a.get_chemical_formula(empirical=True) for a in structures})[:10],
+        "labels": {n: TARGETS[n].unit for n in names},
+        "methods": sorted({str(a.info["method"]) for a in structures if "method" in a.info}),
+    }

@@ -1,0 +1,173 @@
+"""Model folders: ``config.json`` + ``model.safetensors`` + ``README.md``. Nothing in them can run code.
+
+A model's class is found by its kind in ``MODELS``, our own table; a folder cannot name anything to import, and weights
+are safetensors, never a pickle.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module, resources
+from pathlib import Path
+from typing import Any
+
+from vibronic.core.errors import VibronicError
+from vibronic.core.model import Model
+from vibronic.core.provenance import versions, writable, write_json
+
+FORMAT = 1
+"""Version of the folder's layout; a newer one is refused, not guessed at."""
+
+MODELS = {
+    "painn": ("vibronic.properties.painn", "PaiNN"),
+    "cgcnn": ("vibronic.properties.cgcnn", "CrystalGraph"),
+    "ridge": ("vibronic.properties.descriptors", "DescriptorRidge"),
+}
+"""Every kind of model: its module and class, imported when asked for."""
+
+
+@dataclass
+class Card:
+    """What a person must know before trusting a model.
+
+    Attributes:
+        data: what it was trained on: counts, formulas, labels, methods.
+        scores: name -> value on unseen structures; ``units`` has the unit of each.
+        intervals: target -> half width of the 90 % conformal interval, in the target's unit.
+        licence: licence of the weights.
+    """
+
+    data: Mapping[str, Any] = field(default_factory=dict)
+    scores: Mapping[str, Any] = field(default_factory=dict)
+    units: Mapping[str, str] = field(default_factory=dict)
+    intervals: Mapping[str, float] = field(default_factory=dict)
+    licence: str = "MIT"
+    summary: str = ""
+
+
+def build(kind: str, **config: Any) -> Model:
+    """A new, untrained model.
+
+    Raises:
+        VibronicError: the kind is unknown, or a setting does not exist or has a wrong value.
+    """
+    if kind not in MODELS:
+        raise VibronicError(f"there is no model kind '{kind}'; choose one of {', '.join(MODELS)}")
+    module, name = MODELS[kind]
+    model_class = getattr(import_module(module), name)
+    try:
+        return model_class(**config)
+    except TypeError as error:
+        raise VibronicError(f"the model '{kind}' does not take these settings: {error}") from error
+
+
+def save(model: Model, folder: Path, card: Card) -> None:
+    """Write a model folder; the weights come last, so a folder with weights is complete."""
+    from safetensors.torch import save_file
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    description = {
+        "format": FORMAT,
+        "kind": model.kind,
+        "config": model.config,
+        "targets": {t.name: t.unit for t in model.targets},
+        "data": card.data,
+        "scores": card.scores,
+        "units": card.units,
+        "intervals": card.intervals,
+        "licence": card.licence,
+        "versions": versions(),
+    }
+    write_json(folder / "config.json", description)
+    with writable(folder / "README.md") as path:
+        path.write_text(_readme(model, card))
+    with writable(folder / "model.safetensors") as path:
+        save_file({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, path)
+
+
+def load(model: str | Path) -> tuple[Model, Card]:
+    """A model and its card from a folder, or a shipped model by its name.
+
+    Raises:
+        VibronicError: there is no such model, the folder is corrupt, of another format version, or holds a pickle.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    folder = _find(model)
+    pickles = [p.name for p in folder.iterdir() if p.suffix in (".pkl", ".pickle", ".pt", ".pth", ".bin")]
+    if pickles:
+        raise VibronicError(
+            f"{folder} holds {pickles[0]}, which may run code when opened; Vibronic reads only safetensors: remove it"
+        )
+    try:
+        described = json.loads((folder / "config.json").read_text())
+        version, kind, config = described["format"], described["kind"], described["config"]
+        card = Card(**{k: described[k] for k in ("data", "scores", "units", "intervals", "licence")})
+    except FileNotFoundError as error:
+        raise VibronicError(f"{folder} is not a model folder: it has no config.json") from error
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise VibronicError(f"{folder}/config.json is corrupt ({error}); train the model again or restore it") from error
+    if version != FORMAT:
+        raise VibronicError(
+            f"{folder} has format version {version}, this Vibronic reads version {FORMAT}; "
+            "install the version of Vibronic named in its config.json"
+        )
+    network = build(kind, **config)
+    try:
+        state = load_file(folder / "model.safetensors")
+        for name, buffer in list(network.named_buffers()):
+            if name in state and state[name].shape != buffer.shape:  # buffers whose size the training set decides
+                owner, _, leaf = name.rpartition(".")
+                setattr(network.get_submodule(owner), leaf, state[name])
+        network.load_state_dict(state)
+    except FileNotFoundError as error:
+        raise VibronicError(f"{folder} has no model.safetensors: its training did not finish") from error
+    except (SafetensorError, RuntimeError, OSError) as error:
+        raise VibronicError(f"{folder}/model.safetensors is corrupt or of another model; train it again") from error
+    return network.eval(), card
+
+
+def shipped() -> list[str]:
+    """Names of the models inside the package."""
+    folder = resources.files("vibronic").joinpath("pretrained")
+    return sorted(p.name for p in folder.iterdir() if p.is_dir() and p.joinpath("config.json").is_file()) if folder.is_dir() else []
+
+
+def _find(model: str | Path) -> Path:
+    folder = Path(model)
+    if folder.is_dir():
+        return folder
+    if str(model) in shipped():
+        return Path(str(resources.files("vibronic").joinpath("pretrained", str(model))))
+    names = ", ".join(shipped())
+    raise VibronicError(
+        f"there is no model '{model}': it is neither a folder"
+        + (f" nor a shipped model ({names})" if names else " (train one with 'vibronic train')")
+    )
+
+
+def _readme(model: Model, card: Card) -> str:
+    rows = [f"| {k} | {v:.4g} | {card.units.get(k, '')} |" for k, v in card.scores.items()]
+    targets = ", ".join(f"{t.name} [{t.unit}]" for t in model.targets)
+    parameters = sum(p.numel() for p in model.parameters())
+    lines = [
+        f"# {model.kind}: {', '.join(t.name for t in model.targets)}",
+        "",
+        *([card.summary, ""] if card.summary else []),
+        f"Predicts {targets}. {parameters} parameters, cutoff {model.cutoff} Angstrom.",
+        "",
+        "## Data",
+        *(f"- {k}: {v}" for k, v in card.data.items()),
+        "",
+        "## Scores on unseen structures",
+        "| score | value | unit |",
+        "|---|---|---|",
+        *rows,
+        "",
+        f"Licence: {card.licence}. Settings and versions: `config.json`.",
+    ]
+    return "\n".join(lines) + "\n"

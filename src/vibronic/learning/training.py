@@ -1,0 +1,246 @@
+"""Training: the one file that knows Lightning.
+
+``fit`` trains any :class:`Model` with AdamW, warm-up and cosine decay, an exponential moving average of the weights,
+checkpoints every epoch, logs as CSV and TensorBoard, and goes on where a killed run stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping, EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from vibronic.core.batch import Batch
+from vibronic.core.errors import VibronicError
+from vibronic.core.model import Model
+from vibronic.core.provenance import write_json
+from vibronic.data.dataset import GraphData, loader
+
+
+@dataclass
+class Training:
+    """How to train; the defaults suit a few hundred crystals on a laptop.
+
+    Attributes:
+        epochs: passes through the training set.
+        batch_size: structures per step (per device).
+        learning_rate: peak, reached after ``warmup`` of the steps, then a cosine to zero.
+        weight_decay: of AdamW.
+        ema: decay of the averaged weights, which are the ones kept; 0 turns it off.
+        clip: largest norm of the gradient.
+        patience: stop after so many validations without progress; 0 never stops early.
+        validate_every: epochs between validations.
+        schedule: ``cosine``, or ``constant`` (the paper's).
+        optimizer: ``adamw``, or ``adam`` (the paper's).
+    """
+
+    epochs: int = 100
+    batch_size: int = 4
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-4
+    warmup: float = 0.05
+    ema: float = 0.99
+    clip: float = 10.0
+    patience: int = 0
+    validate_every: int = 1
+    schedule: Literal["cosine", "constant"] = "cosine"
+    optimizer: Literal["adamw", "adam"] = "adamw"
+
+
+class _Fit(pl.LightningModule):
+    """A model with its data and optimiser, in the form Lightning wants."""
+
+    def __init__(self, model: Model, train: GraphData, validation: GraphData | None, how: Training, seed: int) -> None:
+        super().__init__()
+        self.model = model
+        self.data, self.validation, self.how, self.seed = train, validation, how, seed
+
+    def train_dataloader(self) -> DataLoader:
+        return loader(self.data, self.how.batch_size, self.seed, self.trainer.global_rank, self.trainer.world_size)
+
+    def val_dataloader(self) -> DataLoader | list:
+        if self.validation is None:
+            return []
+        return DataLoader(self.validation, batch_size=2 * self.how.batch_size, collate_fn=Batch.collate)
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        return batch.to(device, next(self.model.parameters()).dtype)
+
+    def _log(self, prefix: str, figures: dict[str, Tensor], batch: Batch) -> None:
+        self.log_dict(
+            {f"{prefix}_{k}": v.detach() for k, v in figures.items()},
+            on_step=False,
+            on_epoch=True,
+            batch_size=batch.n_structures,
+            sync_dist=self.trainer.world_size > 1,
+        )
+
+    def training_step(self, batch: Batch, _: int) -> Tensor:
+        figures = self.model.loss(batch)
+        if not torch.isfinite(figures["loss"]):
+            raise VibronicError("the training diverged (the loss is not finite); lower --training.learning_rate")
+        self._log("train", figures, batch)
+        return figures["loss"]
+
+    def validation_step(self, batch: Batch, _: int) -> None:
+        self._log("val", self.model.loss(batch), batch)
+
+    def configure_optimizers(self) -> Any:
+        kind = torch.optim.AdamW if self.how.optimizer == "adamw" else torch.optim.Adam
+        optimizer = kind(self.model.parameters(), lr=self.how.learning_rate, weight_decay=self.how.weight_decay)
+        if self.how.schedule == "constant":
+            return optimizer
+        total = max(1, int(self.trainer.estimated_stepping_batches))
+        warmup = max(1, round(self.how.warmup * total))
+
+        def factor(step: int) -> float:
+            if step < warmup:
+                return (step + 1) / warmup
+            return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, total - warmup))))
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    # Dropout must draw the same numbers after a resume as it would have drawn without the interruption.
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["random_state"] = torch.get_rng_state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        torch.set_rng_state(checkpoint["random_state"])
+
+
+def fit(
+    model: Model,
+    train: GraphData,
+    validation: GraphData | None,
+    out: Path,
+    how: Training,
+    seed: int = 0,
+    device: str = "auto",
+    devices: int = 1,
+    progress: bool = True,
+    logs: bool = True,
+) -> dict[str, float]:
+    """Train ``model`` in place; its weights end as the best averaged ones (the last ones without a validation set).
+
+    The same call on the same folder goes on from its last checkpoint, bit for bit as if it had never stopped.
+
+    Args:
+        device: ``auto``, ``cpu``, ``gpu``, ... as Lightning names them.
+        devices: processes; more than one trains with DDP.
+
+    Returns:
+        The last logged figures, by name.
+
+    Raises:
+        VibronicError: the folder holds another training, the loss diverges, or the device does not exist.
+    """
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    out = Path(out)
+    checkpoints = out / "checkpoints"
+    _same_training(out, {"kind": model.kind, "config": model.config, "training": asdict(how), "seed": seed, "n": len(train)})
+    pl.seed_everything(seed, verbose=False)
+    model.prepare(train.batch())
+    module = _Fit(model, train, validation, how, seed)
+    monitor = "val_loss" if validation is not None else None
+    keep = ModelCheckpoint(
+        checkpoints, "best", monitor=monitor, save_last=True, enable_version_counter=False, save_on_train_epoch_end=monitor is None
+    )
+    callbacks: list[Callback] = [keep]
+    if how.ema:
+        callbacks.append(EMAWeightAveraging(decay=how.ema, use_buffers=False))
+    if how.patience and monitor:
+        callbacks.append(EarlyStopping(monitor, patience=how.patience))
+    if progress:
+        from lightning.pytorch.callbacks import RichProgressBar
+
+        callbacks.append(RichProgressBar())
+    loggers: list[Logger] = [CSVLogger(out, "logs", ""), TensorBoardLogger(out, "tensorboard", "")] if logs else []
+    try:
+        with _quiet():
+            trainer = pl.Trainer(
+                accelerator=device,
+                devices=devices,
+                strategy="auto" if devices == 1 else _ddp(),
+                max_epochs=how.epochs,
+                check_val_every_n_epoch=how.validate_every,
+                gradient_clip_val=how.clip,
+                callbacks=callbacks,
+                logger=loggers,
+                enable_progress_bar=progress,
+                enable_model_summary=False,
+                num_sanity_val_steps=0,
+                log_every_n_steps=1,
+                use_distributed_sampler=False,
+                inference_mode=False,  # forces are derivatives, in validation too
+                deterministic="warn",
+            )
+            last = checkpoints / "last.ckpt"
+            trainer.fit(module, ckpt_path=last if last.exists() else None, weights_only=True)
+    except MisconfigurationException as error:
+        raise VibronicError(f"cannot train on device '{device}': {str(error).splitlines()[0]}") from error
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    best = keep.best_model_path if monitor else str(checkpoints / "last.ckpt")
+    if best:
+        state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
+        model.load_state_dict({k.removeprefix("model."): v for k, v in state.items()})
+    model.cpu().eval()
+    return {k: float(v) for k, v in trainer.callback_metrics.items()}
+
+
+def _ddp() -> str:
+    """Processes started by a cluster's launcher are joined; otherwise they are started here."""
+    return "ddp" if {"SLURM_NTASKS", "WORLD_SIZE"} & set(os.environ) else "ddp_spawn"
+
+
+def _same_training(out: Path, description: dict[str, Any]) -> None:
+    """Refuse to continue a training that was another one."""
+    record = out / "training.json"
+    description = json.loads(json.dumps(description))
+    if record.exists() and (out / "checkpoints" / "last.ckpt").exists():
+        try:
+            before = json.loads(record.read_text())
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            before = None
+        if before != description:
+            raise VibronicError(f"{out} holds a training with other settings or data; choose another --out or delete it")
+    write_json(record, description)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what Lightning says about things that are as they should be here."""
+    names = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
+    levels = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*does not have many workers.*")
+            warnings.filterwarnings("ignore", ".*Checkpoint directory.*exists and is not empty.*")
+            warnings.filterwarnings("ignore", ".*Experiment logs directory.*")
+            warnings.filterwarnings("ignore", ".*treespec.*", category=FutureWarning)
+            warnings.filterwarnings("ignore", ".*LeafSpec.*")
+            warnings.filterwarnings("ignore", ".*you defined a `validation_step` but have no `val_dataloader`.*")
+            warnings.filterwarnings("ignore", ".*val_dataloader.*")
+            warnings.filterwarnings("ignore", ".*lr_scheduler.step.*")
+            yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)

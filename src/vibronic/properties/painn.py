@@ -1,0 +1,220 @@
+"""PaiNN: equivariant message passing (Schuett, Unke, Gastegger, arXiv 2102.03150), our property network.
+
+Energy, forces and stress come from one potential: E = sum_i e_i, F = -dE/dx, stress = (1/V) dE/d(strain). Band gaps and
+band edges are read out by attention over atoms. Every radial function goes to zero smoothly at the cutoff.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import huber_loss
+
+from vibronic.core.batch import Batch
+from vibronic.core.errors import VibronicError
+from vibronic.core.model import Model
+from vibronic.core.targets import POTENTIAL, target
+from vibronic.properties.readout import ExtremumReadout, MeanReadout, scatter_sum
+
+
+class RadialBasis(nn.Module):
+    """Bessel functions sin(n pi r / c) / r (arXiv 2003.03123, eq. 7) times a polynomial cutoff that vanishes with its
+    first two derivatives at ``c``."""
+
+    frequencies: Tensor
+
+    def __init__(self, size: int, cutoff: float) -> None:
+        super().__init__()
+        self.cutoff = cutoff
+        self.register_buffer("frequencies", math.pi * torch.arange(1, size + 1) / cutoff, persistent=False)
+
+    def forward(self, distance: Tensor) -> tuple[Tensor, Tensor]:
+        """Basis (E, size) and envelope (E, 1) of distances (E,)."""
+        d = distance[:, None]
+        x = (d / self.cutoff).clamp(max=1.0)
+        envelope = 1 - x**6 * (28 - 48 * x + 21 * x**2)
+        return math.sqrt(2 / self.cutoff) * torch.sin(self.frequencies * d) / d, envelope
+
+
+class Message(nn.Module):
+    """Messages from neighbours: scalars gate scalars, vectors and new vectors along the bond (eqs. 7 and 8)."""
+
+    def __init__(self, width: int, basis: int) -> None:
+        super().__init__()
+        self.width = width
+        self.scalar = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 3 * width))
+        self.radial = nn.Linear(basis, 3 * width)
+
+    def forward(
+        self, s: Tensor, v: Tensor | None, edges: Tensor, unit: Tensor, basis: Tensor, envelope: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        i, j = edges
+        n = s.shape[0]
+        gates = self.scalar(s).index_select(0, j) * (self.radial(basis) * envelope)
+        ds, along, keep = gates.split(self.width, dim=-1)
+        dv = unit[:, :, None] * along[:, None, :]
+        if v is not None:
+            dv = dv + v.index_select(0, j) * keep[:, None, :]
+        dv = scatter_sum(dv, i, n)
+        return s + scatter_sum(ds, i, n), dv if v is None else v + dv
+
+
+class Update(nn.Module):
+    """Each atom mixes its own scalars and vectors (eqs. 9 and 10)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+        self.mix = nn.Linear(width, 2 * width, bias=False)
+        self.scalar = nn.Sequential(nn.Linear(2 * width, width), nn.SiLU(), nn.Linear(width, 3 * width))
+
+    def forward(self, s: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        u, w = self.mix(v).split(self.width, dim=-1)
+        norm = torch.sqrt((w * w).sum(dim=1) + 1e-8)  # smooth at zero: forces differentiate it
+        a, b, c = self.scalar(torch.cat([s, norm], dim=-1)).split(self.width, dim=-1)
+        return s + a + b * (u * w).sum(dim=1), v + c[:, None, :] * u
+
+
+class PaiNN(Model):
+    """Energy, forces and stress from one potential, and any number of scalar properties beside them.
+
+    Args:
+        targets: names; any of energy, forces, stress form one potential, the others are scalars per structure.
+        units: unit of a target that Vibronic does not know.
+        width: features per atom.
+        layers: message-passing steps.
+        basis: radial functions.
+        cutoff: Angstrom.
+        weights: weight of each target's loss; 1 where not given.
+    """
+
+    kind = "painn"
+    energy_shift: Tensor
+    scale: Tensor
+    shift: Tensor
+    neighbors: Tensor
+
+    def __init__(
+        self,
+        targets: Sequence[str] = ("energy", "forces", "stress"),
+        units: dict[str, str] | None = None,
+        width: int = 64,
+        layers: int = 3,
+        basis: int = 12,
+        cutoff: float = 5.0,
+        weights: dict[str, float] | None = None,
+    ) -> None:
+        config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        super().__init__(config, [target(t, (units or {}).get(t, "1")) for t in targets], cutoff)
+        self.names = [t.name for t in self.targets]
+        if {"forces", "stress"} & set(self.names) and "energy" not in self.names:
+            raise VibronicError("forces and stress are derivatives of the energy: add 'energy' to the targets")
+        self.weights = {name: (weights or {}).get(name, 1.0) for name in self.names}
+        self.scalars = [t for t in self.targets if t.name not in POTENTIAL]
+        self.embedding = nn.Embedding(119, width)
+        self.radial = RadialBasis(basis, cutoff)
+        self.messages = nn.ModuleList(Message(width, basis) for _ in range(layers))
+        self.updates = nn.ModuleList(Update(width) for _ in range(layers))
+        if "energy" in self.names:
+            self.energy = nn.Sequential(nn.Linear(width, width // 2), nn.SiLU(), nn.Linear(width // 2, 1))
+        self.readouts = nn.ModuleDict(
+            {t.name: ExtremumReadout(width) if t.extremum else MeanReadout(width) for t in self.scalars}
+        )
+        self.register_buffer("energy_shift", torch.zeros(119))
+        self.register_buffer("scale", torch.ones(len(self.names)))
+        self.register_buffer("shift", torch.zeros(len(self.names)))
+        self.register_buffer("neighbors", torch.tensor(1.0))
+
+    def prepare(self, batch: Batch) -> None:
+        """Per-element reference energies by least squares, and the spread of every target, from the training set."""
+        super().prepare(batch)
+        self.neighbors = torch.tensor(max(1.0, batch.edge_index.shape[1] / len(batch.numbers)))
+        for k, name in enumerate(self.names):
+            y = batch.labels[name].double()
+            if name == "energy":
+                counts = composition(batch).double()
+                reference = torch.linalg.lstsq(counts, y, driver="gelsd").solution
+                self.energy_shift = reference.to(self.energy_shift)
+                residual = (y - counts @ reference) / batch.n_atoms
+                self.scale[k] = spread(residual)
+            elif name in POTENTIAL:
+                self.scale[k] = spread(y, y.new_zeros(()))
+            else:
+                self.shift[k] = y.mean()
+                self.scale[k] = spread(y)
+
+    def features(self, batch: Batch, vectors: Tensor) -> Tensor:
+        """(N, width) scalar features of every atom, from edge vectors (E, 3)."""
+        distance = torch.sqrt((vectors * vectors).sum(-1) + 1e-12)
+        unit = vectors / distance[:, None]
+        basis, envelope = self.radial(distance)
+        envelope = envelope / self.neighbors.sqrt()
+        s = self.embedding(batch.numbers)
+        v = None  # there are no vectors before the first message
+        for message, update in zip(self.messages, self.updates, strict=True):
+            s, v = message(s, v, batch.edge_index, unit, basis, envelope)
+            s, v = update(s, v)
+        return s
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Predictions: energy (B,) eV, forces (N, 3) eV/A, stress (B, 3, 3) eV/A^3, scalars (B,)."""
+        differentiate = "forces" in self.names or "stress" in self.names
+        with torch.set_grad_enabled(differentiate or torch.is_grad_enabled()):
+            return self._forward(batch, differentiate)
+
+    def _forward(self, batch: Batch, differentiate: bool) -> dict[str, Tensor]:
+        size = batch.n_structures
+        vectors = batch.edge_vectors()
+        if differentiate:
+            # Every derivative of the energy follows from its derivative with respect to the edge vectors.
+            if not vectors.requires_grad:
+                vectors.requires_grad_()
+        features = self.features(batch, vectors)
+        out: dict[str, Tensor] = {}
+        for readout, t in zip(self.readouts.values(), self.scalars, strict=True):
+            k = self.names.index(t.name)
+            value = readout(features, batch.index, size) * self.scale[k] + self.shift[k]
+            out[t.name] = value * batch.n_atoms if t.extensive else value
+        if "energy" in self.names:
+            per_atom = self.energy(features).squeeze(-1) * self.scale[self.names.index("energy")]
+            learned = scatter_sum(per_atom, batch.index, size)
+            out["energy"] = learned + scatter_sum(self.energy_shift[batch.numbers], batch.index, size)
+            if differentiate:
+                (pull,) = torch.autograd.grad(learned.sum(), vectors, create_graph=self.training)
+                i, j = batch.edge_index
+                n = len(batch.numbers)
+                out["forces"] = scatter_sum(pull, i, n) - scatter_sum(pull, j, n)
+                virial = scatter_sum(vectors[:, :, None] * pull[:, None, :], batch.edge_structure, size)
+                virial = 0.5 * (virial + virial.transpose(1, 2))
+                if "stress" in self.names:
+                    out["stress"] = virial / batch.volume()[:, None, None]
+        return {name: out[name] for name in self.names}
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Huber loss of each target in units of its spread in the training set; energies per atom."""
+        predicted = self(batch)
+        figures = {}
+        for k, name in enumerate(self.names):
+            error = predicted[name] - batch.labels[name]
+            if name == "energy":
+                error = error / batch.n_atoms
+            figures[f"mae_{name}"] = error.detach().abs().mean()
+            scaled = error / self.scale[k]
+            figures[name] = huber_loss(scaled, torch.zeros_like(scaled), delta=1.0) * self.weights[name]
+        total = torch.stack([figures.pop(name) for name in self.names]).sum()
+        return {"loss": total, **figures}
+
+
+def composition(batch: Batch) -> Tensor:
+    """(B, 119) atoms of each element in each structure."""
+    one = torch.nn.functional.one_hot(batch.numbers, 119).to(batch.positions)
+    return scatter_sum(one, batch.index, batch.n_structures)
+
+
+def spread(values: Tensor, centre: Tensor | None = None) -> Tensor:
+    """Root-mean-square deviation from ``centre`` (default: the mean); 1 when there is none to speak of."""
+    deviation = ((values - (values.mean() if centre is None else centre)) ** 2).mean().sqrt()
+    return deviation if deviation > 1e-8 else torch.ones_like(deviation)

@@ -1,0 +1,50 @@
+"""From atoms to structures: sums for extensive targets, means, and a pooling that suits an extremum."""
+
+import torch
+from torch import Tensor, nn
+
+
+def scatter_sum(values: Tensor, index: Tensor, size: int) -> Tensor:
+    """Sum rows of ``values`` (n, ...) that share an ``index`` (n,) into (size, ...)."""
+    return values.new_zeros((size, *values.shape[1:])).index_add_(0, index, values)
+
+
+def scatter_mean(values: Tensor, index: Tensor, size: int) -> Tensor:
+    """Mean of the rows that share an index."""
+    count = torch.bincount(index, minlength=size).clamp(min=1).to(values)
+    return scatter_sum(values, index, size) / count.view(-1, *[1] * (values.ndim - 1))
+
+
+def scatter_softmax(logits: Tensor, index: Tensor, size: int) -> Tensor:
+    """Softmax of ``logits`` (n,) within each index."""
+    top = logits.new_full((size,), -torch.inf).scatter_reduce(0, index, logits.detach(), "amax")
+    weights = torch.exp(logits - top[index])
+    return weights / scatter_sum(weights, index, size)[index]
+
+
+class MeanReadout(nn.Module):
+    """Mean over atoms of one value per atom: a quantity to which every atom contributes alike."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.value = nn.Sequential(nn.Linear(width, width // 2), nn.SiLU(), nn.Linear(width // 2, 1))
+
+    def forward(self, features: Tensor, index: Tensor, size: int) -> Tensor:
+        return scatter_mean(self.value(features).squeeze(-1), index, size)
+
+
+class ExtremumReadout(nn.Module):
+    """Attention over atoms: a band edge belongs to the few atoms on which its state sits.
+
+    ``sum_i softmax_i(l_i) v_i`` tends to a minimum or maximum when ``l`` follows ``v``, to the mean when ``l`` is flat,
+    and does not change when the crystal is repeated.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.head = nn.Sequential(nn.Linear(width, width // 2), nn.SiLU(), nn.Linear(width // 2, 2))
+        nn.init.zeros_(self.head[2].weight[1])  # starts as the mean
+
+    def forward(self, features: Tensor, index: Tensor, size: int) -> Tensor:
+        value, logit = self.head(features).unbind(-1)
+        return scatter_sum(scatter_softmax(logit, index, size) * value, index, size)
