@@ -24,7 +24,8 @@ class Batch:
         index: (N,) which structure an atom belongs to, sorted.
         edge_index: (2, E) centre and neighbour of each edge, sorted by centre.
         edge_shift: (E, 3) lattice translations of the neighbour.
-        labels: name -> (B, ...) for targets per structure, (N, ...) for targets per atom; NaN where unknown.
+        labels: name -> (B, ...) for targets per structure, (N, ...) for targets per atom.
+        edge_weight: (E,) how much of each edge is there, for explanations; None means all of it.
     """
 
     positions: Tensor
@@ -34,6 +35,7 @@ class Batch:
     edge_index: Tensor
     edge_shift: Tensor
     labels: dict[str, Tensor] = field(default_factory=dict)
+    edge_weight: Tensor | None = None
 
     @property
     def n_structures(self) -> int:
@@ -54,6 +56,12 @@ class Batch:
         i, j = self.edge_index
         shift = torch.einsum("ea,eab->eb", self.edge_shift, self.cell[self.index[i]])
         return self.positions[j] - self.positions[i] + shift
+
+    def weigh(self, edges: Tensor) -> Tensor:
+        """Rows of ``edges`` (E, ...) times the weight of their edge."""
+        if self.edge_weight is None:
+            return edges
+        return edges * self.edge_weight.view(-1, *[1] * (edges.ndim - 1))
 
     def volume(self) -> Tensor:
         """(B,) cell volumes, Angstrom^3."""

@@ -13,9 +13,9 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -29,36 +29,7 @@ from vibronic.core.errors import VibronicError
 from vibronic.core.model import Model
 from vibronic.core.provenance import write_json
 from vibronic.data.dataset import GraphData, loader
-
-
-@dataclass
-class Training:
-    """How to train; the defaults suit a few hundred crystals on a laptop.
-
-    Attributes:
-        epochs: passes through the training set.
-        batch_size: structures per step (per device).
-        learning_rate: peak, reached after ``warmup`` of the steps, then a cosine to zero.
-        weight_decay: of AdamW.
-        ema: decay of the averaged weights, which are the ones kept; 0 turns it off.
-        clip: largest norm of the gradient.
-        patience: stop after so many validations without progress; 0 never stops early.
-        validate_every: epochs between validations.
-        schedule: ``cosine``, or ``constant`` (the paper's).
-        optimizer: ``adamw``, or ``adam`` (the paper's).
-    """
-
-    epochs: int = 100
-    batch_size: int = 4
-    learning_rate: float = 2e-3
-    weight_decay: float = 1e-4
-    warmup: float = 0.05
-    ema: float = 0.99
-    clip: float = 10.0
-    patience: int = 0
-    validate_every: int = 1
-    schedule: Literal["cosine", "constant"] = "cosine"
-    optimizer: Literal["adamw", "adam"] = "adamw"
+from vibronic.learning.recipe import Training
 
 
 class _Fit(pl.LightningModule):

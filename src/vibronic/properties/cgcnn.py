@@ -114,13 +114,11 @@ class CrystalGraph(Model):
         columns = [batch.labels[t.name] / batch.n_atoms if t.extensive else batch.labels[t.name] for t in self.targets]
         return torch.stack(columns, dim=1)
 
-    def _normalised(self, batch: Batch, edge_mask: Tensor | None = None) -> Tensor:
+    def _normalised(self, batch: Batch) -> Tensor:
         x = (self.table[batch.numbers] - self.node_low) / self.node_span
         x = x.to(batch.positions.dtype)
         centre, neighbor = batch.edge_index
-        weight = (batch.edge_vectors().norm(dim=-1) - self.edge_low) / self.edge_span
-        if edge_mask is not None:
-            weight = weight * edge_mask
+        weight = batch.weigh((batch.edge_vectors().norm(dim=-1) - self.edge_low) / self.edge_span)
         flow = torch.stack([neighbor, centre])  # PyG sends messages from row 0 to row 1
         for convolution, norm in zip(self.convolutions, self.norms, strict=True):
             x = relu(norm(convolution(x, flow, weight)))

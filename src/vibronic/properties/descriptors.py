@@ -63,7 +63,7 @@ class DescriptorRidge(Model):
         distance = vectors.norm(dim=-1)
         i, j = batch.edge_index
         centres = torch.linspace(0.8, self.cutoff, self.radial, dtype=torch.float64, device=distance.device)
-        basis = gaussians(distance, centres) * switch(distance, self.cutoff)[:, None]
+        basis = batch.weigh(gaussians(distance, centres) * switch(distance, self.cutoff)[:, None])
         a, b = species[i], species[j]
         pair = torch.minimum(a, b) * kinds + torch.maximum(a, b)
         columns = [_histogram(basis, batch.edge_structure * kinds**2 + pair, size, kinds**2)]
@@ -73,7 +73,7 @@ class DescriptorRidge(Model):
             first, second = near[first], near[second]
             cosine = (vectors[first] * vectors[second]).sum(-1) / (distance[first] * distance[second])
             centres = torch.linspace(-1, 1, self.angular, dtype=torch.float64, device=distance.device)
-            fade = switch(distance, self.angle_cutoff)
+            fade = batch.weigh(switch(distance, self.angle_cutoff))
             basis = gaussians(cosine, centres) * (fade[first] * fade[second])[:, None]
             b, c = species[j[first]], species[j[second]]
             triple = (species[i[first]] * kinds + torch.minimum(b, c)) * kinds + torch.maximum(b, c)

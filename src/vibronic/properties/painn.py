@@ -151,7 +151,7 @@ class PaiNN(Model):
         distance = torch.sqrt((vectors * vectors).sum(-1) + 1e-12)
         unit = vectors / distance[:, None]
         basis, envelope = self.radial(distance)
-        envelope = envelope / self.neighbors.sqrt()
+        envelope = batch.weigh(envelope / self.neighbors.sqrt())
         s = self.embedding(batch.numbers)
         v = None  # there are no vectors before the first message
         for message, update in zip(self.messages, self.updates, strict=True):
@@ -162,10 +162,11 @@ class PaiNN(Model):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Predictions: energy (B,) eV, forces (N, 3) eV/A, stress (B, 3, 3) eV/A^3, scalars (B,)."""
         differentiate = "forces" in self.names or "stress" in self.names
-        with torch.set_grad_enabled(differentiate or torch.is_grad_enabled()):
-            return self._forward(batch, differentiate)
+        create_graph = torch.is_grad_enabled()  # someone will differentiate the forces in turn
+        with torch.set_grad_enabled(differentiate or create_graph):
+            return self._forward(batch, differentiate, create_graph)
 
-    def _forward(self, batch: Batch, differentiate: bool) -> dict[str, Tensor]:
+    def _forward(self, batch: Batch, differentiate: bool, create_graph: bool) -> dict[str, Tensor]:
         size = batch.n_structures
         vectors = batch.edge_vectors()
         if differentiate:
@@ -183,7 +184,7 @@ class PaiNN(Model):
             learned = scatter_sum(per_atom, batch.index, size)
             out["energy"] = learned + scatter_sum(self.energy_shift[batch.numbers], batch.index, size)
             if differentiate:
-                (pull,) = torch.autograd.grad(learned.sum(), vectors, create_graph=self.training)
+                (pull,) = torch.autograd.grad(learned.sum(), vectors, create_graph=create_graph)
                 i, j = batch.edge_index
                 n = len(batch.numbers)
                 out["forces"] = scatter_sum(pull, i, n) - scatter_sum(pull, j, n)

@@ -1,0 +1,149 @@
+"""The command line: every verb is one function of ``vibronic.verbs``; its signature is its options and its YAML keys."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import sys
+import typing
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from vibronic.core.errors import VibronicError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; exit status 0 when done, 2 for a mistake told in one sentence, 130 when interrupted."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+    try:
+        return _run(arguments)
+    except VibronicError as error:
+        print(f"vibronic: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("vibronic: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return 130
+    except MemoryError:
+        print("vibronic: out of memory; use fewer or smaller structures, or a smaller batch", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _run(arguments: list[str]) -> int:
+    from argparse import ArgumentError
+
+    from jsonargparse import ActionConfigFile, ArgumentParser, set_parsing_settings
+
+    from vibronic import __version__, verbs
+
+    set_parsing_settings(docstring_parse_attribute_docstrings=False)
+    functions = {f.__name__: f for f in verbs.VERBS}
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_overview(functions))
+        return 0
+    if arguments[0] == "--version":
+        print(f"vibronic {__version__}")
+        return 0
+    name, *rest = arguments
+    if name not in functions:
+        import difflib
+
+        near = difflib.get_close_matches(name, functions, n=1)
+        raise VibronicError(
+            f"there is no verb '{name}'; " + (f"did you mean '{near[0]}'?" if near else "see 'vibronic --help'")
+        )
+    function = functions[name]
+    parser = ArgumentParser(
+        prog=f"vibronic {name}",
+        description=_explanation(function),
+        exit_on_error=False,
+        formatter_class=_formatter(),
+    )
+    parser.add_argument("--config", action=ActionConfigFile, help="YAML file with the same keys as the options")
+    parser.add_function_arguments(function, as_positional=True, as_group=False)
+    try:
+        settings = parser.instantiate(parser.parse_args(_spell(rest, function)))
+    except (ArgumentError, TypeError, OSError) as error:
+        raise VibronicError(_one_line(str(error), name)) from error
+    except SystemExit as stop:  # --help has been printed
+        return int(stop.code or 0)
+    settings = {k: v for k, v in vars(settings).items() if k in inspect.signature(function).parameters}
+    function(**settings)
+    return 0
+
+
+def _overview(functions: dict[str, Callable[..., Any]]) -> str:
+    lines = ["usage: vibronic VERB ...", "", "Physics-informed learning for molecules and crystals.", ""]
+    lines += [f"  {name:10s} {(f.__doc__ or '').splitlines()[0]}" for name, f in functions.items()]
+    lines += ["", "'vibronic VERB --help' explains a verb. New here? 'vibronic demo'."]
+    return "\n".join(lines)
+
+
+def _explanation(function: Callable[..., Any]) -> str:
+    """The docstring up to its Args."""
+    return re.split(r"\n\s*(?:Args|Returns|Raises):", inspect.getdoc(function) or "")[0]
+
+
+def _formatter() -> type:
+    from jsonargparse import DefaultHelpFormatter
+
+    class Formatter(DefaultHelpFormatter):
+        """Keeps the paragraphs and examples of a docstring."""
+
+        def _fill_text(self, text: str, width: int, indent: str) -> str:
+            return "\n".join(indent + line for line in text.splitlines())
+
+    return Formatter
+
+
+def _spell(arguments: list[str], function: Callable[..., Any]) -> list[str]:
+    """What people type, in jsonargparse's spelling: ``--supercell 2 2 2``, ``--relax`` alone, ``-n 5``, dashes in names."""
+    hints = typing.get_type_hints(function)
+    spelled: list[str] = []
+    k = 0
+    while k < len(arguments):
+        token = arguments[k]
+        k += 1
+        if token == "-n":
+            token = "--n"
+        if not token.startswith("--"):
+            spelled.append(token)
+            continue
+        option, equals, value = token.partition("=")
+        option = "--" + option[2:].replace("-", "_")
+        hint = hints.get(option[2:])
+        values = [value] if equals else []
+        if not equals:
+            while k < len(arguments) and (not arguments[k].startswith("-") or re.fullmatch(r"-[\d.].*", arguments[k])):
+                values.append(arguments[k])
+                k += 1
+                if not _is_list(hint):
+                    break
+        if _is_list(hint) and not (len(values) == 1 and values[0].startswith("[")):
+            spelled.append(f"{option}=[{','.join(v for value in values for v in value.split(','))}]")
+        elif hint is bool and not (values and values[0] in ("true", "false")):
+            spelled.append(f"{option}=true")
+            spelled.extend(values)  # what follows a switch is a positional argument
+        else:
+            spelled.append(f"{option}={values[0]}" if values else option)
+    return spelled
+
+
+def _is_list(hint: Any) -> bool:
+    parts = typing.get_args(hint) if type(None) in typing.get_args(hint) else (hint,)
+    return any(typing.get_origin(p) in (list, tuple) for p in parts)
+
+
+def _one_line(message: str, verb: str) -> str:
+    """jsonargparse's message as one sentence."""
+    text = " ".join(message.replace("Parser key", "option").split())
+    text = re.sub(r"Expected a <class '(\w+)'>\.? Got value: (.*)", r"expected \1, got '\2'", text)
+    return f"{text.rstrip('.')} (see 'vibronic {verb} --help')"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,97 @@
+"""Which bonds and atoms move a prediction: integrated gradients over the presence of every bond (captum).
+
+Every edge of the graph is faded in from nothing (weight 0) to whole (weight 1); the attribution of a bond is the
+integral of d(prediction)/d(weight) along that path (Sundararajan et al., arXiv 1703.01365). Attributions therefore sum
+to f(all bonds) - f(no bonds), which is tested, and are in the unit of the target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from ase import Atoms
+from torch import Tensor
+
+from vibronic.core.batch import Batch
+from vibronic.core.errors import VibronicError
+from vibronic.core.model import Model
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """Undirected bonds of one structure and what each adds to the prediction.
+
+    Attributes:
+        i, j: (bonds,) atoms, i <= j.
+        shift: (bonds, 3) lattice translation of j.
+        length: (bonds,) Angstrom.
+        value: (bonds,) in the unit of the target.
+        kinds: (bonds,) such as ``Ag-S``.
+    """
+
+    i: np.ndarray
+    j: np.ndarray
+    shift: np.ndarray
+    length: np.ndarray
+    value: np.ndarray
+    kinds: np.ndarray
+
+    def per_atom(self, n_atoms: int) -> np.ndarray:
+        """(n_atoms,) half of every bond's attribution to each of its ends."""
+        return sum(np.bincount(ends, self.value / 2, n_atoms) for ends in (self.i, self.j))
+
+
+def attribute(model: Model, atoms: Atoms, target: str, steps: int = 32) -> Attribution:
+    """Bond attributions of one prediction.
+
+    Args:
+        target: name of a scalar target of the model.
+        steps: points of the integral (Gauss-Legendre).
+
+    Raises:
+        VibronicError: the model has no such scalar target, or never saw an element.
+    """
+    from captum.attr import IntegratedGradients
+
+    names = [t.name for t in model.targets if not t.shape]
+    if target not in names:
+        raise VibronicError(f"the model has no scalar target '{target}'; choose one of {', '.join(names) or 'none'}")
+    model.eval()
+    parameter = next(model.parameters(), torch.zeros(0))
+    batch = Batch.from_atoms(atoms, model.cutoff, dtype=parameter.dtype)
+    model.check_elements(batch.numbers)
+    edges = batch.edge_index.shape[1]
+
+    def presence(weights: Tensor) -> Tensor:
+        """Prediction (1,) with the edges at these weights (1, E)."""
+        return model(replace(batch, edge_weight=weights[0]))[target]
+
+    weights = torch.ones(1, edges, dtype=batch.positions.dtype)
+    directed = IntegratedGradients(presence).attribute(
+        weights, torch.zeros_like(weights), n_steps=steps, internal_batch_size=1
+    )[0]
+    return _undirected(batch, atoms, directed.detach().double().numpy())
+
+
+def average(attributions: Sequence[Attribution]) -> Attribution:
+    """Mean over models (seeds) of attributions of the same structure at the same cutoff."""
+    return replace(attributions[0], value=np.mean([a.value for a in attributions], axis=0))
+
+
+def _undirected(batch: Batch, atoms: Atoms, directed: np.ndarray) -> Attribution:
+    """Add both directions of every bond."""
+    i, j = batch.edge_index.numpy()
+    shift = batch.edge_shift.numpy().astype(int)
+    length = batch.edge_vectors().norm(dim=-1).double().numpy()
+    flip = (i > j) | ((i == j) & ([tuple(s) < (0, 0, 0) for s in shift]))
+    a, b = np.where(flip, j, i), np.where(flip, i, j)
+    s = np.where(flip[:, None], -shift, shift)
+    key = np.column_stack([a, b, s])
+    unique, first, inverse = np.unique(key, axis=0, return_index=True, return_inverse=True)
+    value = np.bincount(inverse.ravel(), directed, len(unique))
+    symbols = np.array(atoms.get_chemical_symbols())
+    kinds = np.array(["-".join(sorted(pair)) for pair in zip(symbols[unique[:, 0]], symbols[unique[:, 1]], strict=True)])
+    return Attribution(unique[:, 0], unique[:, 1], unique[:, 2:], length[first], value, kinds)

@@ -1,0 +1,57 @@
+"""An ASE calculator around a trained model, so that ASE, phonopy and our own samplers can drive it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
+from ase.stress import full_3x3_to_voigt_6_stress
+
+from vibronic.core.batch import Batch
+from vibronic.core.model import Model
+from vibronic.learning.store import load
+
+
+class ModelCalculator(Calculator):
+    """Energy, forces, stress and every other target of a model (in ``results`` under its name).
+
+    Args:
+        model: a model, a model folder, or the name of a shipped model.
+        device: torch device.
+    """
+
+    implemented_properties: ClassVar[list[str]] = ["energy", "free_energy", "forces", "stress"]
+
+    def __init__(self, model: Model | str | Path, device: str = "cpu", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.model = (model if isinstance(model, Model) else load(model)[0]).to(device).eval()
+        self.device = device
+        self.implemented_properties = [t.name for t in self.model.targets]
+        if "energy" in self.implemented_properties:
+            self.implemented_properties += ["free_energy"]
+
+    def calculate(
+        self, atoms: Atoms | None = None, properties: list[str] | None = None, system_changes: list[str] = all_changes
+    ) -> None:
+        """Evaluate the model once; all its targets land in ``results``."""
+        super().calculate(atoms, properties, system_changes)
+        missing = set(properties or ()) - set(self.implemented_properties)
+        if missing:
+            raise PropertyNotImplementedError(f"this model does not predict {', '.join(sorted(missing))}")
+        dtype = next(self.model.parameters()).dtype
+        batch = Batch.from_atoms(self.atoms, self.model.cutoff, dtype=dtype)
+        self.model.check_elements(batch.numbers)
+        with torch.no_grad():
+            predicted = self.model(batch.to(self.device))
+        for t in self.model.targets:
+            value = predicted[t.name].detach().cpu().double().numpy()
+            value = value if t.level == "atom" else value[0]
+            self.results[t.name] = full_3x3_to_voigt_6_stress(value) if t.name == "stress" else value
+            if not np.ndim(self.results[t.name]):
+                self.results[t.name] = float(value)
+        if "energy" in self.results:
+            self.results["free_energy"] = self.results["energy"]

@@ -1,0 +1,150 @@
+"""From a trained model and structures to numbers: predictions with intervals, tables and scores."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from ase import Atoms
+
+from vibronic.core.errors import VibronicError
+from vibronic.core.model import Model
+from vibronic.core.provenance import writable
+from vibronic.core.targets import Target
+from vibronic.data.dataset import in_batches, labels_of
+
+COVERAGE = 0.9
+"""Nominal coverage of the intervals in ``predictions.csv``."""
+
+
+def predict(
+    model: Model, structures: Sequence[Atoms], batch_size: int = 16, device: str = "cpu"
+) -> dict[str, list[np.ndarray]]:
+    """Predictions by target name, one entry per structure: a scalar array, (3, 3), or (n_atoms, ...) per atom.
+
+    Raises:
+        VibronicError: a structure has an element the model never saw.
+    """
+    parameter = next(model.parameters(), torch.zeros(0))
+    model = model.to(device).eval()
+    out: dict[str, list[np.ndarray]] = {t.name: [] for t in model.targets}
+    for batch in in_batches(structures, model.cutoff, batch_size):
+        model.check_elements(batch.numbers)
+        with torch.no_grad():
+            predicted = model(batch.to(device, parameter.dtype))
+        sizes = batch.n_atoms.tolist()
+        for t in model.targets:
+            values = predicted[t.name].detach().cpu()
+            parts = values.split(sizes) if t.level == "atom" else values.unbind(0)
+            out[t.name] += [part.double().numpy() for part in parts]
+    return out
+
+
+def errors(targets: Sequence[Target], predicted: Mapping[str, Sequence], structures: Sequence[Atoms]) -> dict[str, np.ndarray]:
+    """Predicted minus labelled, flattened, by target; energies per atom."""
+    found: dict[str, list[np.ndarray]] = {t.name: [] for t in targets}
+    for k, atoms in enumerate(structures):
+        labels = labels_of(atoms, targets, f"structure {k}")
+        for t in targets:
+            difference = np.asarray(predicted[t.name][k]) - labels[t.name]
+            found[t.name].append(np.ravel(difference / len(atoms) if t.extensive else difference))
+    return {name: np.concatenate(parts) for name, parts in found.items()}
+
+
+def score(
+    targets: Sequence[Target], predicted: Mapping[str, Sequence], structures: Sequence[Atoms]
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Mean absolute error, root-mean-square error and R2 by target, every structure counted; and their units.
+
+    Extensive targets are scored per atom. R2 of a target without spread is NaN.
+    """
+    scores: dict[str, float] = {"n": len(structures)}
+    units = {"n": "structures"}
+    difference = errors(targets, predicted, structures)
+    for t in targets:
+        e = difference[t.name]
+        labels = [labels_of(a, [t])[t.name] / (len(a) if t.extensive else 1) for a in structures]
+        y = np.concatenate([np.ravel(v) for v in labels])
+        spread = np.sum((y - y.mean()) ** 2)
+        unit = f"{t.unit}/atom" if t.extensive else t.unit
+        scores[f"mae_{t.name}"], units[f"mae_{t.name}"] = float(np.abs(e).mean()), unit
+        scores[f"rmse_{t.name}"], units[f"rmse_{t.name}"] = float(np.sqrt((e**2).mean())), unit
+        scores[f"r2_{t.name}"], units[f"r2_{t.name}"] = float(1 - (e**2).sum() / spread) if spread > 0 else np.nan, "1"
+    return scores, units
+
+
+def intervals(targets: Sequence[Target], predicted: Mapping[str, Sequence], structures: Sequence[Atoms]) -> dict[str, float]:
+    """Half width of the split-conformal interval of every scalar target (Vovk; Lei et al., JASA 113, 1094, 2018).
+
+    The ceil((n + 1) 0.9)-th smallest absolute error on structures the model was not fitted to; infinite, and left out,
+    when there are too few of them. Extensive targets: per atom.
+    """
+    found = {}
+    difference = errors(targets, predicted, structures)
+    rank = int(np.ceil((len(structures) + 1) * COVERAGE))
+    for t in targets:
+        if not t.shape and t.level == "structure" and rank <= len(structures):
+            found[t.name] = float(np.sort(np.abs(difference[t.name]))[rank - 1])
+    return found
+
+
+def write_predictions(
+    path: Path,
+    targets: Sequence[Target],
+    predicted: Mapping[str, Sequence],
+    structures: Sequence[Atoms],
+    half_widths: Mapping[str, float],
+) -> None:
+    """``predictions.csv``: one row per structure, units in the header; stress as six columns (xx yy zz yz xz xy).
+
+    Per-atom targets do not fit one row per structure; they go to extxyz (see the verb ``predict``).
+    """
+    columns = [t for t in targets if t.level == "structure"]
+    header = ["structure", "formula", "n_atoms"]
+    for t in columns:
+        if t.shape == (3, 3):
+            header += [f"{t.name}_{c} [{t.unit}]" for c in ("xx", "yy", "zz", "yz", "xz", "xy")]
+        elif t.shape:
+            header += [f"{t.name}_{c} [{t.unit}]" for c in "xyz"]
+        else:
+            header += [f"{t.name} [{t.unit}]", f"{t.name}_low [{t.unit}]", f"{t.name}_high [{t.unit}]"]
+    with writable(path) as temporary, temporary.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(header)
+        for k, atoms in enumerate(structures):
+            row: list[object] = [k, atoms.get_chemical_formula(), len(atoms)]
+            for t in columns:
+                value = np.asarray(predicted[t.name][k])
+                if t.shape == (3, 3):
+                    row += _digits([value[0, 0], value[1, 1], value[2, 2], value[1, 2], value[0, 2], value[0, 1]])
+                elif t.shape:
+                    row += _digits(value)
+                else:
+                    half = half_widths.get(t.name, np.nan) * (len(atoms) if t.extensive else 1)
+                    row += _digits([float(value), float(value) - half, float(value) + half])
+            rows.writerow(row)
+
+
+def read_predictions(path: Path) -> list[dict[str, str]]:
+    """Rows of a ``predictions.csv``.
+
+    Raises:
+        VibronicError: the file is missing or not such a table.
+    """
+    try:
+        with Path(path).open(newline="") as file:
+            rows = list(csv.DictReader(file))
+    except FileNotFoundError as error:
+        raise VibronicError(f"there is no file {path}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise VibronicError(f"{path} is not a table of predictions") from error
+    if not rows or "structure" not in rows[0]:
+        raise VibronicError(f"{path} is not a table of predictions: it has no column 'structure'")
+    return rows
+
+
+def _digits(values: Iterable[float]) -> list[str]:
+    return ["" if np.isnan(v) else f"{v:.8g}" for v in values]
