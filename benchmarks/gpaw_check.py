@@ -1,0 +1,63 @@
+"""Does the engine ``gpaw`` reproduce DFT labels that were computed without it?
+
+Labels the first ``md`` and the first ``random`` configuration of the Ag3SBr set (40 atoms, minutes each on one core)
+and compares them with the labels in the file::
+
+    python benchmarks/gpaw_check.py path/to/Ag3SBr_pbe.extxyz.gz
+"""
+
+import argparse
+import platform
+import tempfile
+from pathlib import Path
+
+import ase.io
+import numpy as np
+
+from vibronic.core.provenance import versions, write_json
+from vibronic.labelling.engines import engine
+from vibronic.labelling.label import label
+
+OUT = Path(__file__).parent / "results" / "gpaw_check.json"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path, help="Ag3SBr_pbe.extxyz.gz")
+    parser.add_argument("--ledger", type=Path, default=Path(tempfile.gettempdir()) / "gpaw_check.sqlite")
+    options = parser.parse_args()
+    frames = ase.io.read(options.data, ":")
+    references = [next(frame for frame in frames if frame.info["method"] == method) for method in ("md", "random")]
+    gpaw = engine("gpaw")
+    report = label(references, gpaw, options.ledger)
+    rows = []
+    for reference, ours in zip(references, report.labelled, strict=True):
+        row = {"method": reference.info["method"], "n_atoms": len(ours)}
+        for name in ("energy", "forces", "stress"):
+            values, expected = (np.asarray(atoms.calc.results[name]) for atoms in (ours, reference))
+            row[name] = {
+                "largest_difference": float(np.abs(values - expected).max()),
+                "largest_value": float(np.abs(expected).max()),
+            }
+        for name in ("band_gap", "vbm", "cbm"):
+            row[name] = {"ours": ours.info[name], "reference": float(reference.info[name])}
+            row[name]["largest_difference"] = abs(row[name]["ours"] - row[name]["reference"])
+        rows.append(row)
+    write_json(
+        OUT,
+        {
+            "question": __doc__.splitlines()[0],
+            "structures": rows,
+            "settings": gpaw.settings,
+            "units": {"energy": "eV", "forces": "eV/Angstrom", "stress": "eV/Angstrom^3", "band_gap, vbm, cbm": "eV"},
+            "computed": report.computed,
+            "seconds": report.seconds,
+            "seed": None,
+            "machine": platform.platform(),
+            "versions": versions(),
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,274 @@
+"""Executors: where calculations run. All of them take a structure and give a ``concurrent.futures.Future``.
+
+============  ==========================================================================================
+in-process    one after the other, here; a hung calculation cannot be stopped
+local         worker processes on this machine (pebble)
+dask          the same worker processes, each driven by a Dask worker: here, or by a scheduler's address
+============  ==========================================================================================
+
+``local`` and ``dask`` guarantee: a calculation that exceeds its time is killed with its process; a process that dies
+takes only its own structure with it; either way a new process takes its place; each process runs one thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, Future
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ase import Atoms
+from ase.calculators.calculator import Calculator
+
+from vibronic.core.errors import VibronicError
+from vibronic.labelling.engines import Engine
+
+if TYPE_CHECKING:
+    from pebble import ProcessPool
+
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+EXECUTORS = ("in-process", "local", "dask")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one calculation: ``results`` by property name, or the ``reason`` why there are none."""
+
+    results: dict[str, Any] = field(default_factory=dict)
+    reason: str | None = None
+    seconds: float = 0.0
+
+
+Submit = Callable[[Atoms, tuple[str, ...]], "Future[Outcome | None]"]
+
+# One calculator per engine and process: building one (reading weights) costs seconds.
+_CALCULATORS: dict[str, Calculator] = {}
+
+
+def calculate(engine: Engine, atoms: Atoms, properties: tuple[str, ...]) -> Outcome:
+    """Label one structure in this process; an exception of the engine becomes the reason of the outcome."""
+    start = time.perf_counter()
+    try:
+        results = _attached(atoms, properties) if engine.name == "files" else _computed(engine, atoms, properties)
+        return Outcome(results, seconds=time.perf_counter() - start)
+    except Exception as error:
+        _CALCULATORS.pop(engine.settings_hash, None)  # its state after a failure is anyone's guess
+        text = " ".join(str(error).split())
+        reason = text if isinstance(error, VibronicError) else f"{type(error).__name__}: {text}"
+        return Outcome(reason=reason[:400], seconds=time.perf_counter() - start)
+
+
+def _computed(engine: Engine, atoms: Atoms, properties: tuple[str, ...]) -> dict[str, Any]:
+    calculator = _build(engine)
+    atoms = atoms.copy()
+    atoms.calc = calculator
+    # Not atoms.get_forces(): it would zero the forces on atoms that a constraint of the user holds.
+    return {name: _plain(calculator.get_property(name, atoms)) for name in properties}
+
+
+def _attached(atoms: Atoms, properties: tuple[str, ...]) -> dict[str, Any]:
+    """The labels that a structure already carries: as many of ``properties`` as there are, but an energy at least."""
+    results = dict(atoms.calc.results) if atoms.calc is not None else {}
+    results = {name: value for name, value in {**atoms.info, **results}.items() if name in properties}
+    if "energy" not in results:
+        raise VibronicError("the structure carries no energy")
+    return {name: _plain(value) for name, value in results.items()}
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _build(engine: Engine) -> Calculator:
+    if engine.settings_hash not in _CALCULATORS:
+        _CALCULATORS[engine.settings_hash] = engine.calculator()
+    return _CALCULATORS[engine.settings_hash]
+
+
+@contextmanager
+def executor(name: str, engine: Engine, workers: int = 1, timeout: float | None = None) -> Iterator[Submit]:
+    """A function ``submit(atoms, properties) -> Future`` that runs calculations where ``name`` says.
+
+    Args:
+        name: one of :data:`EXECUTORS`, or the address of a Dask scheduler such as ``tcp://host:8786``.
+        engine: what computes.
+        workers: processes (``local``, ``dask``); a scheduler at an address has its own.
+        timeout: seconds for one structure; None for no limit.
+
+    :func:`outcome_of` reads the future. Leaving the block on an exception kills what is running.
+
+    Raises:
+        VibronicError: the name is unknown, ``workers`` or ``timeout`` make no sense, Dask is not installed, or the
+            scheduler does not answer.
+    """
+    if name not in EXECUTORS and "://" not in name:
+        raise VibronicError(
+            f"unknown executor '{name}'; choose {', '.join(EXECUTORS)} or a Dask address tcp://host:port"
+        )
+    if workers < 1:
+        raise VibronicError(f"labelling needs at least one worker, not {workers}")
+    if timeout is not None and not timeout > 0:
+        raise VibronicError(f"the time-out must be a positive number of seconds, not {timeout}")
+    if name == "in-process":
+        if timeout is not None:
+            raise VibronicError("'in-process' cannot stop a calculation; use the executor 'local' for a time-out")
+        yield lambda atoms, properties: _here(engine, atoms, properties)
+    elif name == "local":
+        with _one_thread():
+            pool = _start(engine, workers)
+            try:
+                yield lambda atoms, properties: pool.schedule(calculate, (engine, atoms, properties), timeout=timeout)
+            finally:
+                pool.stop()
+                pool.join()
+    else:
+        address = None if name == "dask" else name
+        with _one_thread(), _dask(address, workers) as (dask_executor, run):
+            yield lambda atoms, properties: dask_executor.submit(_guarded, run, engine, atoms, properties, timeout)
+
+
+def outcome_of(future: Future[Outcome | None], timeout: float | None) -> Outcome | None:
+    """The outcome of a finished future, a time-out included; None when the process died on it.
+
+    Raises:
+        VibronicError: no process could start, or Dask lost the calculation: a fault of the place, not of the structure.
+    """
+    from pebble import ProcessExpired
+
+    try:
+        return future.result()
+    except TimeoutError:
+        return Outcome(reason=f"stopped after the time-out of {timeout:g} s", seconds=timeout or 0.0)
+    except ProcessExpired:
+        return None
+    except BrokenProcessPool:
+        raise VibronicError(
+            "the worker processes die as they start; in a script, call label() below if __name__ == '__main__', "
+            "and see with the executor 'in-process' whether the engine works"
+        ) from None
+    except CancelledError:
+        raise VibronicError("the Dask scheduler is gone; start it again and repeat the same command") from None
+    except Exception as error:
+        # Dask's own word for a calculation whose worker died several times; distributed need not be installed here.
+        if type(error).__name__ == "KilledWorker":
+            return None
+        raise
+
+
+def _here(engine: Engine, atoms: Atoms, properties: tuple[str, ...]) -> Future[Outcome | None]:
+    future: Future[Outcome | None] = Future()
+    future.set_result(calculate(engine, atoms, properties))
+    return future
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One thread in every process started meanwhile: numerical libraries read these variables as they are loaded."""
+    before = {name: os.environ.get(name) for name in _ONE_THREAD}
+    os.environ.update(_ONE_THREAD)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _start(engine: Engine, workers: int) -> ProcessPool:
+    from pebble import ProcessPool
+
+    # Spawned, because a fork would copy the locks of torch's and BLAS's threads in whatever state they are.
+    return ProcessPool(
+        workers, initializer=_initialize, initargs=(engine,), context=multiprocessing.get_context("spawn")
+    )
+
+
+def _initialize(engine: Engine) -> None:
+    """Build the calculator before the clock of the first structure runs, and never outlive the parent."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        _build(engine)
+    except Exception:
+        return  # the first structure meets the same error and reports it
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+@contextmanager
+def _dask(address: str | None, workers: int) -> Iterator[tuple[Any, str]]:
+    """Dask's ``concurrent.futures`` face, and a name under which this run's processes are known to the workers."""
+    try:
+        from distributed import Client, LocalCluster
+    except ImportError:
+        raise VibronicError(
+            "the executor 'dask' is not installed; install it with: pip install 'vibronic[cluster]'"
+        ) from None
+
+    with ExitStack() as stack:
+        if address is None:
+            # Threads suffice for Dask's own workers: each only waits for the process that it guards.
+            address = stack.enter_context(
+                LocalCluster(
+                    n_workers=workers,
+                    threads_per_worker=1,
+                    processes=False,
+                    dashboard_address=None,
+                    silence_logs=logging.ERROR,
+                )
+            )
+        try:
+            client = stack.enter_context(Client(address, timeout=15))
+        except (OSError, ValueError) as error:
+            raise VibronicError(f"no Dask scheduler answers at {address}: {error}") from None
+        run = uuid.uuid4().hex
+        dask_executor = client.get_executor(pure=False)
+        try:
+            yield dask_executor, run
+        finally:
+            dask_executor.shutdown(wait=False)
+            with suppress(OSError):  # a scheduler that is gone has nothing left to stop
+                client.run(_stop_guards, run)
+
+
+# Worker processes that this Dask worker guards, by run and thread: a process per thread keeps calculations apart.
+_GUARDS: dict[tuple[str, int], ProcessPool] = {}
+
+
+def _guarded(
+    run: str, engine: Engine, atoms: Atoms, properties: tuple[str, ...], timeout: float | None
+) -> Outcome | None:
+    """In a Dask worker: calculate in a process of its own, which can be killed when Dask's worker cannot."""
+    if multiprocessing.current_process().daemon:
+        raise VibronicError(
+            "these Dask workers may not start processes; start them with --no-nanny, "
+            "or with DASK_DISTRIBUTED__WORKER__DAEMON=False in their environment"
+        )
+    key = run, threading.get_ident()
+    if key not in _GUARDS:
+        os.environ.update(_ONE_THREAD)
+        _GUARDS[key] = _start(engine, 1)
+    # Settled here, because Dask would log an expected exception as an error of its own.
+    return outcome_of(_GUARDS[key].schedule(calculate, (engine, atoms, properties), timeout=timeout), timeout)
+
+
+def _stop_guards(run: str) -> None:
+    for key in [key for key in _GUARDS if key[0] == run]:
+        pool = _GUARDS.pop(key)
+        pool.stop()
+        pool.join()

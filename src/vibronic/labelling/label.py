@@ -1,0 +1,248 @@
+"""label: from structures to labelled structures, crash-safe, with nothing computed twice."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import all_properties
+from ase.calculators.singlepoint import SinglePointCalculator
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, TaskID
+
+from vibronic.core.errors import VibronicError
+from vibronic.core.neighbors import neighbor_list
+from vibronic.core.targets import TARGETS
+from vibronic.labelling.engines import Engine
+from vibronic.labelling.engines import engine as named_engine
+from vibronic.labelling.executors import Outcome, Submit, calculate, outcome_of
+from vibronic.labelling.executors import executor as named_executor
+from vibronic.labelling.ledger import Entry, Ledger, structure_key
+
+MIN_DISTANCE = 0.4
+"""Angstrom; the shortest bond there is, H-H at 0.74, still fits when thermal motion nearly halves it."""
+RETRIES = 1
+"""How often a structure whose process died is tried again."""
+
+
+@dataclass(frozen=True)
+class LabelReport:
+    """What :func:`label` did.
+
+    Attributes:
+        labelled: the structures that have a label, in input order.
+        failures: (index in the input, reason) of the others.
+        computed: calculations that ran now, failed ones included.
+        reused: structures whose label (or failure) was there already.
+        seconds: wall time.
+    """
+
+    labelled: list[Atoms]
+    failures: list[tuple[int, str]]
+    computed: int
+    reused: int
+    seconds: float
+
+
+def label(
+    structures: Iterable[Atoms],
+    engine: Engine | str,
+    ledger: Ledger | Path | str,
+    executor: str = "local",
+    workers: int = 1,
+    timeout: float | None = None,
+    retry_failed: bool = False,
+    progress: bool = True,
+    properties: Sequence[str] | None = None,
+) -> LabelReport:
+    """Label structures with an engine; what the ledger knows is not computed again.
+
+    Every result is on the disk the moment it exists: after ``kill -9`` or Ctrl-C the same call continues where it was.
+
+    Args:
+        structures: crystals or molecules; a periodic one needs a cell with a volume.
+        engine: an engine or its name (:data:`vibronic.labelling.engines.ENGINES`).
+        ledger: the ledger or its path; made if it is not there.
+        executor: ``in-process``, ``local``, ``dask`` or the address of a Dask scheduler.
+        workers: processes side by side (at a Dask address: how many of its workers to keep busy).
+        timeout: seconds for one structure, after which it is stopped and counts as failed; None for no limit.
+        retry_failed: compute those again that failed in an earlier run.
+        progress: show a progress bar when standard error is a terminal.
+        properties: labels by name; None for all that the engine gives (a stress only for three-dimensional crystals).
+
+    Returns:
+        Copies of the structures with a ``SinglePointCalculator`` (energy eV, forces (N, 3) eV/Angstrom, stress (6,)
+        eV/Angstrom^3 in Voigt order), other labels in ``info``, ``info["engine"]`` and ``info["settings"]`` (hash);
+        labels from before are dropped, everything else in ``info`` is kept.
+
+    Raises:
+        VibronicError: there is no structure; one is unphysical (nothing is computed then); an option makes no sense;
+            the ledger cannot be used; or not a single structure could be labelled.
+    """
+    start = time.perf_counter()
+    engine = named_engine(engine) if isinstance(engine, str) else engine
+    structures = list(structures)
+    if not structures:
+        raise VibronicError("there is no structure to label")
+    for index, atoms in enumerate(structures):
+        _check(atoms, index)
+    wanted = [_wanted(atoms, engine, properties) for atoms in structures]
+    with ExitStack() as stack:
+        if engine.name == "files":
+            outcomes = [_finite(calculate(engine, atoms, names)) for atoms, names in zip(structures, wanted)]
+            computed = 0
+        else:
+            book = ledger if isinstance(ledger, Ledger) else stack.enter_context(Ledger(ledger))
+            submit = stack.enter_context(named_executor(executor, engine, workers, timeout))
+            # Here each result must reach the disk before the next calculation starts; elsewhere a short queue keeps
+            # the workers busy, and 100,000 structures do not become 100,000 futures.
+            window = 1 if executor == "in-process" else 4 * workers
+            outcomes, computed = _run(structures, wanted, engine, book, submit, window, timeout, retry_failed, progress)
+    labelled = [_labelled(a, engine, o) for a, o in zip(structures, outcomes) if o.reason is None]
+    failures = [(index, o.reason) for index, o in enumerate(outcomes) if o.reason is not None]
+    if not labelled:
+        reason, count = Counter(reason for _, reason in failures).most_common(1)[0]
+        earlier = "" if computed or engine.name == "files" else " (in an earlier run; ask for a retry to compute again)"
+        raise VibronicError(
+            f"no structure could be labelled{earlier}; most common reason ({count} of {len(structures)}): {reason}"
+        )
+    return LabelReport(labelled, failures, computed, len(structures) - computed, time.perf_counter() - start)
+
+
+def _run(
+    structures: list[Atoms],
+    wanted: list[tuple[str, ...]],
+    engine: Engine,
+    ledger: Ledger,
+    submit: Submit,
+    window: int,
+    timeout: float | None,
+    retry_failed: bool,
+    progress: bool,
+) -> tuple[list[Outcome], int]:
+    """Outcomes in input order, from the ledger where it has them, and how many had to be computed."""
+    outcomes: dict[int, Outcome] = {}
+    pending: dict[Future[Outcome | None], str] = {}
+    waiting: dict[str, list[int]] = {}  # equal structures wait for one calculation
+    deaths: Counter[str] = Counter()
+    finished: set[str] = set()
+
+    def start(key: str) -> None:
+        index = waiting[key][0]
+        pending[submit(_bare(structures[index]), wanted[index])] = key
+
+    def collect(bar: Progress, task: TaskID) -> None:
+        for future in [future for future in pending if future.done()]:
+            key = pending.pop(future)
+            outcome = outcome_of(future, timeout)
+            if outcome is None:
+                deaths[key] += 1
+                if deaths[key] <= RETRIES:
+                    start(key)
+                    continue
+                outcome = Outcome(reason=f"its process died, {deaths[key]} times (a crash, or no memory left)")
+            outcome = _finite(outcome)
+            indices = waiting.pop(key)
+            ledger.record(structures[indices[0]], engine, outcome.results, outcome.reason, outcome.seconds)
+            finished.add(key)
+            outcomes.update(dict.fromkeys(indices, outcome))
+            bar.advance(task, len(indices))
+
+    console = Console(stderr=True)
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+    with Progress(*columns, console=console, disable=not (progress and console.is_terminal)) as bar:
+        task = bar.add_task(f"label with {engine.name}", total=len(structures))
+        for index, atoms in enumerate(structures):
+            key = structure_key(atoms, engine)
+            if key in waiting:
+                waiting[key].append(index)
+                continue
+            known = ledger.get(atoms, engine)
+            if known is not None and _usable(known, wanted[index], retry_failed and key not in finished):
+                results = {name: known.results[name] for name in wanted[index] if known.reason is None}
+                outcomes[index] = Outcome(results, known.reason, known.seconds)
+                bar.advance(task)
+                continue
+            waiting[key] = [index]
+            start(key)
+            collect(bar, task)
+            while len(pending) >= window:
+                wait(pending, return_when=FIRST_COMPLETED)
+                collect(bar, task)
+        while pending:
+            wait(pending, return_when=FIRST_COMPLETED)
+            collect(bar, task)
+    return [outcomes[index] for index in range(len(structures))], len(finished)
+
+
+def _usable(known: Entry, names: tuple[str, ...], retry_failed: bool) -> bool:
+    return not retry_failed if known.reason is not None else set(names) <= set(known.results)
+
+
+def _check(atoms: Atoms, index: int) -> None:
+    """Refuse what no engine should see, before hours go into the structures ahead of it."""
+    what = f"structure {index} ({atoms.get_chemical_formula() or 'empty'})"
+    if len(atoms) == 0:
+        raise VibronicError(f"structure {index} has no atoms")
+    if not (np.isfinite(atoms.positions).all() and np.isfinite(atoms.cell.array).all()):
+        raise VibronicError(f"{what} has positions or lattice vectors that are not finite numbers")
+    if atoms.numbers.min() < 1:
+        raise VibronicError(f"{what} has an atom that is no element; replace the 'X'")
+    if atoms.pbc.any() and abs(np.linalg.det(atoms.cell.complete().array)) < 1e-6:
+        raise VibronicError(f"{what} is periodic but its cell has no volume; check the lattice vectors")
+    for name in ("charge", "spin"):
+        value = atoms.info.get(name, 0)
+        if not isinstance(value, int | float | np.number) or value != round(float(value)):
+            raise VibronicError(f"{what} has {name}={value!r} in its info; it must be a whole number")
+    i, j, _ = neighbor_list(atoms, MIN_DISTANCE)
+    if len(i):
+        raise VibronicError(
+            f"{what} has atoms {i[0]} and {j[0]} less than {MIN_DISTANCE} Angstrom apart; "
+            "remove it, or sample with a minimum distance"
+        )
+
+
+def _wanted(atoms: Atoms, engine: Engine, properties: Sequence[str] | None) -> tuple[str, ...]:
+    if properties is None:
+        return tuple(name for name in engine.properties if name != "stress" or atoms.pbc.all())
+    for name in properties:
+        if name not in engine.properties:
+            raise VibronicError(
+                f"the engine '{engine.name}' gives no '{name}'; it gives {', '.join(engine.properties)}"
+            )
+    return tuple(dict.fromkeys(properties))
+
+
+def _bare(atoms: Atoms) -> Atoms:
+    """What the calculation needs and nothing more: whatever else hangs on a structure may not travel."""
+    bare = atoms.copy()
+    bare.constraints = []
+    bare.info = {name: atoms.info[name] for name in ("charge", "spin") if name in atoms.info}
+    return bare
+
+
+def _finite(outcome: Outcome) -> Outcome:
+    for name, value in outcome.results.items():
+        if not np.isfinite(np.asarray(value, dtype=float)).all():
+            return Outcome(reason=f"the engine gave a value of '{name}' that is not finite", seconds=outcome.seconds)
+    return outcome
+
+
+def _labelled(atoms: Atoms, engine: Engine, outcome: Outcome) -> Atoms:
+    labelled = atoms.copy()
+    for name in TARGETS:
+        labelled.info.pop(name, None)
+        labelled.arrays.pop(name, None)
+    results = {name: np.asarray(v) if isinstance(v, list) else v for name, v in outcome.results.items()}
+    by_calculator = {name: value for name, value in results.items() if name in all_properties}
+    labelled.calc = SinglePointCalculator(labelled, **by_calculator)
+    labelled.info.update({name: value for name, value in results.items() if name not in all_properties})
+    labelled.info.update(engine=engine.name, settings=engine.settings_hash)
+    return labelled

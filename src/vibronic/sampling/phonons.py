@@ -1,0 +1,361 @@
+"""Configurations drawn from lattice vibrations, and what to do when the harmonic crystal is unstable."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import Calculator
+
+from vibronic.core.errors import VibronicError
+from vibronic.core.units import THZ
+from vibronic.sampling.files import read_force_constants
+from vibronic.sampling.harmonic import (
+    BandStructure,
+    DensityOfStates,
+    ForceConstants,
+    Modes,
+    Statistics,
+    engine_forces,
+    force_constants,
+    force_r2,
+    mode_variances,
+    thermal_displacements,
+)
+from vibronic.sampling.sampler import (
+    check_request,
+    displacements_of,
+    draw_accepted,
+    progress_bar,
+    provenance,
+    snapshots_from,
+)
+
+__all__ = [
+    "BandStructure",
+    "DensityOfStates",
+    "ForceConstants",
+    "Modes",
+    "Phonons",
+    "effective_force_constants",
+    "force_constants",
+    "mode_variances",
+    "prepare_phonons",
+    "read_force_constants",
+    "sscha_force_constants",
+    "thermal_displacements",
+]
+
+Imaginary = Literal["refuse", "freeze", "effective", "sscha", "cap"]
+
+SOFTEST = 0.5
+"""THz; softer modes than this are not tried on the way to self-consistent phonons."""
+
+
+@dataclass
+class Phonons:
+    """Sampler: displacements along the normal modes of a supercell in thermal equilibrium.
+
+    ``u = M^-1/2 E sigma E^T z`` with z standard normal: the symmetric square root of the covariance, so the result
+    does not depend on how degenerate eigenvectors happen to be oriented, and configurations change smoothly with
+    temperature and force constants. The centre of mass stays where it is.
+
+    Attributes:
+        force_constants: of the supercell to sample; only its own (commensurate) wave vectors occur, where the
+            non-analytical term of polar crystals vanishes.
+        temperature: K.
+        statistics: "quantum" (Bose-Einstein, with zero-point motion) or "classical" (equipartition).
+        imaginary: modes that are imaginary or below 0.01 THz, which have no harmonic amplitude: "refuse" raises an
+            error, "freeze" leaves them out, "cap" gives them their modulus as frequency, but at least
+            ``cap_frequency``. Two better remedies replace the force constants: ``prepare_phonons``.
+        plus_minus: configurations come as pairs +u, -u, which cancels odd orders in every average.
+        modes: indices of the modes (ascending frequency, translations not counted) to displace; all if ``None``.
+        min_distance: Angstrom; configurations (pairs) with a shorter distance are redrawn, and the share of rejected
+            draws is written to ``info["rejected_share"]``.
+        cap_frequency: THz, for "cap".
+
+    Raises:
+        VibronicError: at construction, for unstable modes that are refused or an impossible setting.
+    """
+
+    force_constants: ForceConstants
+    temperature: float
+    statistics: Statistics = "quantum"
+    imaginary: Literal["refuse", "freeze", "cap"] = "refuse"
+    plus_minus: bool = False
+    modes: Sequence[int] | None = None
+    min_distance: float | None = None
+    cap_frequency: float = 0.5
+    findings: list[str] = field(init=False, repr=False)
+    _root: np.ndarray = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        all_modes = self.force_constants.modes()
+        frequencies, unstable = all_modes.frequencies.copy(), all_modes.unstable
+        included = np.ones(len(frequencies), bool)
+        self.findings = [_sentence(all_modes.describe())]
+        if self.imaginary not in ("refuse", "freeze", "cap"):
+            raise VibronicError(
+                f"unknown choice '{self.imaginary}' for imaginary modes: choose refuse, freeze or cap "
+                "(effective and sscha change the force constants: prepare_phonons)"
+            )
+        if unstable.any() and self.imaginary == "refuse":
+            raise VibronicError(
+                f"{all_modes.describe()}, so the harmonic crystal is unstable and has no thermal amplitudes; choose "
+                "effective or sscha (force constants at the temperature, need an engine), freeze (leave these modes "
+                "out) or cap (bound them), or relax the crystal first"
+            )
+        if unstable.any() and self.imaginary == "freeze":
+            included &= ~unstable
+            self.findings.append(f"These {unstable.sum()} modes are frozen: nothing moves along them.")
+        if unstable.any() and self.imaginary == "cap":
+            if not self.cap_frequency > 0:
+                raise VibronicError(f"the cap frequency must be positive, not {self.cap_frequency} THz")
+            frequencies[unstable] = np.maximum(np.abs(frequencies[unstable]), self.cap_frequency)
+            self.findings.append(
+                f"These {unstable.sum()} modes get the modulus of their frequency, at least {self.cap_frequency} THz."
+            )
+        if self.modes is not None:
+            chosen = np.asarray(self.modes, dtype=int)
+            if chosen.size == 0 or chosen.min() < 0 or chosen.max() >= len(frequencies):
+                raise VibronicError(f"modes must be indices from 0 to {len(frequencies) - 1}")
+            included &= np.isin(np.arange(len(frequencies)), chosen)
+        sigma = np.sqrt(mode_variances(frequencies[included], self.temperature, self.statistics))
+        vectors = all_modes.vectors[:, included]
+        mass = np.repeat(self.force_constants.supercell.get_masses(), 3)
+        self._root = (vectors * sigma) @ vectors.T / np.sqrt(mass)  # z @ _root = displacement
+
+    def sample(self, atoms: Atoms, n: int, seed: int) -> list[Atoms]:
+        """``n`` configurations of the supercell ``atoms``, which may order its atoms as it likes.
+
+        Raises:
+            VibronicError: ``atoms`` is not the supercell of the force constants, ``n`` is odd with ``plus_minus``,
+                or nearly all draws violate ``min_distance``.
+        """
+        check_request(atoms, n, seed)
+        order = match_atoms(self.force_constants.supercell, atoms)
+        rng = np.random.default_rng(seed)
+        if self.plus_minus and n % 2:
+            raise VibronicError(f"configurations in pairs +u, -u need an even number, not {n}")
+
+        def draw(k: int) -> np.ndarray:
+            u = (rng.standard_normal((k, 3 * len(atoms))) @ self._root).reshape(k, 1, len(atoms), 3)[:, :, order]
+            return np.concatenate([u, -u], axis=1) if self.plus_minus else u
+
+        u, rejected = draw_accepted(atoms, n // 2 if self.plus_minus else n, self.min_distance, draw)
+        extra = {} if self.min_distance is None else {"rejected_share": rejected}
+        info = provenance(atoms, "phonons", seed, temperature_K=self.temperature, statistics=self.statistics, **extra)
+        return snapshots_from(atoms, u.reshape(n, len(atoms), 3), info)
+
+    def thermal_displacements(self) -> np.ndarray:
+        """Mean-square displacement matrices <u u^T> (N, 3, 3) in Angstrom^2 of what is drawn, before any rejection.
+
+        Atoms are in the order of ``force_constants.supercell``. Without frozen, capped or unselected modes this is
+        the ``thermal_displacements`` of the force constants.
+        """
+        root = self._root.reshape(len(self._root), -1, 3)
+        return np.einsum("kia,kib->iab", root, root)
+
+
+def match_atoms(reference: Atoms, atoms: Atoms, tolerance: float = 0.1) -> np.ndarray:
+    """For every atom of ``atoms`` the index (N,) of the same atom in ``reference``, by position modulo the lattice.
+
+    Raises:
+        VibronicError: cell, species or positions (within ``tolerance`` Angstrom) are not those of ``reference``.
+    """
+    advice = (
+        f"the structure {atoms.symbols} is not the supercell of the force constants ({reference.symbols}) at its "
+        "reference positions; use the same supercell, or force_constants.supercell itself"
+    )
+    if len(atoms) != len(reference) or not np.allclose(atoms.cell, reference.cell, atol=tolerance / 5):
+        raise VibronicError(advice)
+    difference = atoms.get_scaled_positions()[:, None] - reference.get_scaled_positions()[None]
+    distance = np.linalg.norm((difference - np.round(difference)) @ reference.cell.array, axis=2)
+    order = distance.argmin(axis=1)
+    if (
+        distance.min(axis=1).max() > tolerance
+        or len(set(order)) < len(order)
+        or not np.array_equal(atoms.numbers, reference.numbers[order])
+    ):
+        raise VibronicError(advice)
+    return order
+
+
+def effective_force_constants(reference: ForceConstants, snapshots: Sequence[Atoms]) -> ForceConstants:
+    """Temperature-dependent effective force constants: the symmetric ones that best explain the snapshots' forces.
+
+    Least squares of F = -Phi u over molecular-dynamics snapshots (Hellman, Abrikosov and Simak, Phys. Rev. B 84,
+    180301 (2011)) in the symmetry-adapted basis of symfc. Displacements count from the reference positions, not from
+    the average ones: the symmetry of the reference is kept even when atoms sit off centre, as they do on average.
+
+    Args:
+        reference: gives the supercell and its symmetry; its values do not enter.
+        snapshots: of ``reference.supercell`` (same atom order), with forces.
+
+    Raises:
+        VibronicError: snapshots without forces, of another crystal, or too few of them.
+    """
+    forces = []
+    for snapshot in snapshots:
+        if snapshot.calc is None or "forces" not in snapshot.calc.results:
+            raise VibronicError("effective force constants need snapshots with forces; label them first")
+        forces.append(snapshot.calc.results["forces"])
+    displacements = displacements_of(snapshots, reference.supercell)
+    fitted, r2 = _fit(reference, displacements, np.array(forces))
+    finding = (
+        f"effective force constants from {len(snapshots)} snapshots explain {100 * r2:.1f} % of the variance of their "
+        f"forces; {fitted.modes().describe()}"
+    )
+    return replace(fitted, findings=[*reference.findings, finding])
+
+
+def sscha_force_constants(
+    reference: ForceConstants,
+    calculator: Calculator,
+    temperature: float,
+    statistics: Statistics = "quantum",
+    n: int = 40,
+    mixing: float = 0.3,
+    tolerance: float = 0.05,
+    max_iterations: int = 30,
+    seed: int = 0,
+    progress: bool = True,
+) -> ForceConstants:
+    """Self-consistent harmonic force constants: Phi = <d2V/du2> over the Gaussian that Phi itself spreads out.
+
+    Least-squares force constants of Gaussian samples are that average (Errea, Calandra and Mauri, Phys. Rev. B 89,
+    064302 (2014)), so the loop is: sample with the current Phi, compute forces, fit with symfc, mix (Anderson, J. ACM
+    12, 547 (1965)). This is our own loop: phonopy's SSCHA runs with pypolymlp potentials only, this one with any ASE
+    calculator. All iterations use the same random numbers, in +/- pairs, so it converges to a fixed point instead of
+    wandering with the noise. Only a stable Phi can be the fixed point: it starts from the moduli of imaginary
+    frequencies, and on the way softer modes than 0.5 THz are kept there.
+
+    Args:
+        reference: first guess (imaginary modes allowed); its reference positions stay fixed.
+        calculator: any ASE calculator.
+        temperature: K.
+        statistics: of the modes.
+        n: configurations, an even number, computed in every iteration.
+        mixing: share of the residual that each step adds, in (0, 1].
+        tolerance: THz; converged when no eigenfrequency is further than this from its fit.
+        max_iterations: before giving up.
+        seed: of the random numbers.
+        progress: show a progress bar on standard error.
+
+    Raises:
+        VibronicError: no convergence, or an impossible setting.
+    """
+    if not 0 < mixing <= 1:
+        raise VibronicError(f"the mixing must lie in (0, 1], not {mixing}")
+    modes = reference.modes()
+    current = _with_frequencies(reference, np.maximum(np.abs(modes.frequencies), 2 * SOFTEST))
+    history: list[tuple[np.ndarray, np.ndarray]] = []
+    with progress_bar(progress) as bar:
+        task = bar.add_task(f"Self-consistent phonons, {temperature:g} K", total=max_iterations * n)
+        for iteration in range(1, max_iterations + 1):
+            snapshots = Phonons(current, temperature, statistics, plus_minus=True).sample(current.supercell, n, seed)
+            displacements = displacements_of(snapshots, current.supercell)
+            forces = []
+            for snapshot in snapshots:
+                forces.append(engine_forces(snapshot, calculator))
+                bar.advance(task)
+            fitted, r2 = _fit(reference, displacements, np.array(forces))
+            modes = fitted.modes()
+            change = float(np.abs(modes.frequencies - current.modes().frequencies).max())
+            if change < tolerance and not modes.unstable.any():
+                finding = (
+                    f"self-consistent force constants at {temperature:g} K after {iteration} iterations of {n} "
+                    f"configurations explain {100 * r2:.1f} % of the variance of the forces; {modes.describe()}"
+                )
+                return replace(fitted, findings=[*reference.findings, finding])
+            history.append((current.array.ravel(), (fitted.array - current.array).ravel()))
+            mixed = replace(current, array=_anderson(history[-6:], mixing).reshape(current.array.shape))
+            current = _with_frequencies(mixed, np.maximum(mixed.modes().frequencies, SOFTEST))
+    raise VibronicError(
+        f"the self-consistent phonons still move by {change:.2f} THz after {max_iterations} iterations; use more "
+        "configurations, a smaller mixing or more iterations, or effective force constants"
+    )
+
+
+def _with_frequencies(constants: ForceConstants, frequencies: np.ndarray) -> ForceConstants:
+    """The force constants with the same eigenvectors and other ``frequencies`` (M,) in THz."""
+    vectors = constants.modes().vectors
+    root_mass = np.sqrt(np.repeat(constants.supercell.get_masses(), 3))
+    matrix = (vectors * (frequencies / THZ) ** 2) @ vectors.T * np.outer(root_mass, root_mass)
+    n = len(constants.supercell)
+    return replace(constants, array=matrix.reshape(n, 3, n, 3).transpose(0, 2, 1, 3).copy())
+
+
+def _anderson(history: list[tuple[np.ndarray, np.ndarray]], mixing: float) -> np.ndarray:
+    """Next iterate from (iterate, residual) pairs: the combination of least residual, and a step along it."""
+    iterates, residuals = (np.array(x) for x in zip(*history))
+    next_iterate = iterates[-1] + mixing * residuals[-1]
+    if len(history) == 1:
+        return next_iterate
+    steps, changes = np.diff(iterates, axis=0), np.diff(residuals, axis=0)
+    weights = np.linalg.lstsq(changes.T, residuals[-1], rcond=None)[0]
+    return next_iterate - weights @ (steps + mixing * changes)
+
+
+def prepare_phonons(
+    force_constants: ForceConstants,
+    temperature: float,
+    imaginary: Imaginary = "refuse",
+    statistics: Statistics = "quantum",
+    calculator: Calculator | None = None,
+    plus_minus: bool = False,
+    min_distance: float | None = None,
+    snapshots: int = 40,
+    seed: int = 0,
+    progress: bool = True,
+) -> tuple[Phonons, list[str]]:
+    """A sampler for one temperature with the chosen remedy against imaginary modes, and what was found on the way.
+
+    "effective" runs molecular dynamics of the supercell with ``calculator`` (2 fs steps, 400 fs to equilibrate, then
+    ``snapshots`` snapshots 20 fs apart) and fits force constants; "sscha" iterates with ``snapshots`` configurations.
+    Both are done even when no mode is imaginary: they are better force constants for that temperature.
+
+    Raises:
+        VibronicError: the engine is missing, the choice is unknown, or modes remain imaginary.
+    """
+    from vibronic.sampling.dynamics import Dynamics
+
+    if imaginary != "effective" and imaginary != "sscha":
+        sampler = Phonons(
+            force_constants, temperature, statistics, imaginary, plus_minus=plus_minus, min_distance=min_distance
+        )
+        return sampler, [_sentence(finding) for finding in [*force_constants.findings, *sampler.findings]]
+    if calculator is None:
+        raise VibronicError(f"'{imaginary}' computes forces: it needs an engine, such as --engine sevennet")
+    if imaginary == "effective":
+        dynamics = Dynamics(calculator, temperature, timestep=2.0, equilibration=200, interval=10, progress=progress)
+        labelled = dynamics.sample(force_constants.supercell, snapshots, seed)
+        prepared = effective_force_constants(force_constants, labelled)
+    else:
+        prepared = sscha_force_constants(
+            force_constants, calculator, temperature, statistics, n=snapshots, seed=seed, progress=progress
+        )
+    known = len(force_constants.findings)
+    findings = [
+        *force_constants.findings,
+        f"without temperature, {force_constants.modes().describe()}",
+        *prepared.findings[known:],
+    ]
+    sampler = Phonons(prepared, temperature, statistics, plus_minus=plus_minus, min_distance=min_distance)
+    return sampler, [_sentence(finding) for finding in findings]
+
+
+def _fit(reference: ForceConstants, displacements: np.ndarray, forces: np.ndarray) -> tuple[ForceConstants, float]:
+    """Least-squares force constants with the symmetry of ``reference``, and the R^2 of the forces."""
+    phonopy = reference.phonopy()
+    phonopy.dataset = {"displacements": displacements, "forces": forces}
+    phonopy.produce_force_constants(fc_calculator="symfc", show_drift=False)
+    array = np.array(phonopy.force_constants)
+    return replace(reference, array=array), force_r2(array, displacements, forces)
+
+
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:].rstrip(".") + "."

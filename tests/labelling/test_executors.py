@@ -1,0 +1,112 @@
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from vibronic.core.errors import VibronicError
+from vibronic.labelling.engines import engine
+from vibronic.labelling.executors import calculate, executor
+from vibronic.labelling.label import label
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"executor": "slurm"}, "unknown executor 'slurm'; choose in-process, local, dask or a Dask address"),
+        ({"workers": 0}, "at least one worker"),
+        ({"timeout": 0}, "positive number of seconds"),
+        ({"executor": "in-process", "timeout": 5}, "use the executor 'local' for a time-out"),
+    ],
+)
+def test_options_that_make_no_sense(tmp_path, coppers, options, message):
+    with pytest.raises(VibronicError, match=message):
+        label(coppers, "emt", tmp_path / "l.sqlite", progress=False, **options)
+
+
+def test_local_gives_the_same_labels(tmp_path, coppers):
+    one = label(coppers, "emt", tmp_path / "one.sqlite", "in-process", progress=False)
+    two = label(coppers, "emt", tmp_path / "two.sqlite", "local", workers=2, progress=False)
+    assert two.computed == 6
+    for a, b in zip(one.labelled, two.labelled, strict=True):
+        np.testing.assert_allclose(a.get_forces(), b.get_forces(), atol=1e-12)
+
+
+def test_workers_run_one_thread_and_the_parent_is_left_alone(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setenv("MKL_NUM_THREADS", "7")
+    emt = engine("emt")
+    with executor("local", emt):
+        assert os.environ["OMP_NUM_THREADS"] == os.environ["MKL_NUM_THREADS"] == "1"
+    assert "OMP_NUM_THREADS" not in os.environ
+    assert os.environ["MKL_NUM_THREADS"] == "7"
+
+
+def test_hung_calculation_is_stopped_and_the_others_go_on(tmp_path, coppers, gold, misbehaving):
+    report = label([gold, *coppers], misbehaving("hang"), tmp_path / "l.sqlite", "local", timeout=3, progress=False)
+    assert report.failures == [(0, "stopped after the time-out of 3 s")]
+    assert len(report.labelled) == 6
+
+
+def test_dead_process_is_replaced_and_its_structure_tried_once_more(tmp_path, coppers, gold, misbehaving):
+    report = label([gold, *coppers], misbehaving("die"), tmp_path / "a.sqlite", "local", workers=2, progress=False)
+    assert report.failures == [(0, "its process died, 2 times (a crash, or no memory left)")]
+    assert len(report.labelled) == 6
+    assert len(misbehaving.log()) == 8  # gold twice, everything else once
+
+    report = label([gold, *coppers], misbehaving("die once"), tmp_path / "b.sqlite", "local", progress=False)
+    assert report.failures == []
+    assert len(misbehaving.log()) == 8 + 8
+
+
+def test_script_without_a_main_guard_is_told_so(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from ase.build import bulk\n"
+        "from vibronic.labelling.label import label\n"
+        f"label([bulk('Cu')], 'emt', {str(tmp_path / 'l.sqlite')!r}, 'local', progress=False)\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith("vibronic.core.errors.VibronicError: the worker processes")
+
+
+def test_a_failed_calculator_is_built_anew(gold, coppers, misbehaving):
+    tricky = misbehaving("raise")
+    assert calculate(tricky, gold, ("energy",)).reason == "RuntimeError: no convergence in 60 cycles"
+    assert calculate(tricky, coppers[0], ("energy",)).reason is None
+
+
+class TestDask:
+    @pytest.fixture(autouse=True)
+    def _installed(self):
+        pytest.importorskip("distributed")
+
+    def test_hang_death_and_labels(self, tmp_path, coppers, gold, misbehaving):
+        for trick, reason in (("hang", "stopped after the time-out"), ("die", "its process died, 2 times")):
+            report = label(
+                [gold, *coppers], misbehaving(trick), tmp_path / f"{trick}.sqlite", "dask", 2, timeout=3, progress=False
+            )
+            ((index, why),) = report.failures
+            assert index == 0
+            assert why.startswith(reason)
+            reference = label(coppers, misbehaving("none"), tmp_path / "none.sqlite", "in-process", progress=False)
+            for a, b in zip(report.labelled, reference.labelled, strict=True):
+                np.testing.assert_allclose(a.get_forces(), b.get_forces(), atol=1e-12)
+
+    @pytest.mark.slow
+    def test_workers_at_an_address(self, tmp_path, coppers):
+        import dask
+        from distributed import LocalCluster
+
+        options = {"n_workers": 1, "threads_per_worker": 2, "dashboard_address": None, "silence_logs": 50}
+        with dask.config.set({"distributed.worker.daemon": False}), LocalCluster(**options) as cluster:
+            report = label(coppers, "emt", tmp_path / "l.sqlite", cluster.scheduler_address, 2, progress=False)
+            assert report.computed == 6
+        with LocalCluster(**options) as cluster, pytest.raises(VibronicError, match="start them with --no-nanny"):
+            label(coppers, "emt", tmp_path / "m.sqlite", cluster.scheduler_address, progress=False)
+
+    def test_nobody_at_the_address(self, tmp_path, coppers, monkeypatch):
+        with pytest.raises(VibronicError, match="no Dask scheduler answers at nowhere://x:1"):
+            label(coppers, "emt", tmp_path / "l.sqlite", "nowhere://x:1", progress=False)

@@ -1,0 +1,239 @@
+import numpy as np
+import pytest
+from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
+
+from vibronic.core.errors import VibronicError
+from vibronic.sampling.checks import minimum_distance
+from vibronic.sampling.dynamics import Dynamics
+from vibronic.sampling.phonons import (
+    Phonons,
+    effective_force_constants,
+    match_atoms,
+    prepare_phonons,
+    sscha_force_constants,
+    thermal_displacements,
+)
+from vibronic.sampling.sampler import displacements_of
+
+
+def raw(snapshots, reference):
+    return np.array([s.positions - reference.positions for s in snapshots])
+
+
+@pytest.mark.parametrize("statistics", ["quantum", "classical"])
+def test_sampled_covariance_is_the_analytic_one(nacl, statistics):
+    phonons = Phonons(nacl, 300, statistics)
+    u = raw(phonons.sample(nacl.supercell, 2000, 1), nacl.supercell)
+    analytic = thermal_displacements(nacl, 300, statistics)
+    np.testing.assert_allclose(phonons.thermal_displacements(), analytic, atol=1e-12)
+    for species in (11, 17):
+        here = nacl.supercell.numbers == species
+        values = (u[:, here] ** 2).mean(axis=(1, 2))
+        expected = np.trace(analytic[here], axis1=1, axis2=2).mean() / 3
+        assert abs(values.mean() - expected) < 4 * values.std() / np.sqrt(len(values))
+    # correlations between atoms too, not only the diagonal: the mean harmonic energy is k T / 2 for each mode
+    energy = np.einsum("nia,ijab,njb->n", u, nacl.array, u, optimize=True) / 2
+    if statistics == "classical":
+        from vibronic.core.units import KB
+
+        assert energy.mean() == pytest.approx((3 * 64 - 3) * KB * 300 / 2, rel=4 * np.sqrt(2 / 189 / 2000))
+
+
+def test_covariance_agrees_with_phonopys_own_draws(nacl):
+    phonopy = nacl.phonopy()
+    phonopy.init_random_displacements()
+    theirs = phonopy.get_random_displacements_at_temperature(300, 2000, random_seed=3)
+    ours = raw(Phonons(nacl, 300).sample(nacl.supercell, 2000, 3), nacl.supercell)
+    # nearest Na-Cl pair: covariance along the bond
+    distance = nacl.supercell.get_distances(0, range(64), mic=True)
+    j = int(np.argsort(distance)[1])
+    a, b = (np.einsum("na,nb->ab", u[:, 0], u[:, j]) / len(u) for u in (theirs, ours))
+    np.testing.assert_allclose(a, b, atol=5 * 0.02 / np.sqrt(2000))
+    np.testing.assert_allclose((theirs**2).mean(), (ours**2).mean(), rtol=0.03)
+
+
+def test_centre_of_mass_stays(nacl):
+    u = raw(Phonons(nacl, 300).sample(nacl.supercell, 20, 1), nacl.supercell)
+    assert np.abs(np.einsum("nia,i->na", u, nacl.supercell.get_masses())).max() < 1e-9
+
+
+def test_pairs_average_to_the_reference(nacl):
+    snapshots = Phonons(nacl, 300, plus_minus=True).sample(nacl.supercell, 10, 1)
+    u = raw(snapshots, nacl.supercell)
+    np.testing.assert_allclose(u[::2], -u[1::2], atol=1e-12)
+    with pytest.raises(VibronicError, match="even"):
+        Phonons(nacl, 300, plus_minus=True).sample(nacl.supercell, 3, 1)
+
+
+def test_temperature_zero(nacl):
+    assert np.abs(raw(Phonons(nacl, 0, "classical").sample(nacl.supercell, 2, 1), nacl.supercell)).max() < 1e-12
+    zero_point = Phonons(nacl, 0).thermal_displacements()
+    assert 0 < zero_point[0, 0, 0] < thermal_displacements(nacl, 300)[0, 0, 0]
+
+
+def test_selected_modes_only(nacl):
+    modes = nacl.modes()
+    u = raw(Phonons(nacl, 300, modes=[5, 100]).sample(nacl.supercell, 10, 1), nacl.supercell)
+    mass = np.sqrt(np.repeat(nacl.supercell.get_masses(), 3))
+    amplitudes = (u.reshape(10, -1) * mass) @ modes.vectors
+    others = np.delete(np.arange(amplitudes.shape[1]), [5, 100])
+    assert np.abs(amplitudes[:, others]).max() < 1e-9
+    assert np.abs(amplitudes[:, [5, 100]]).min() > 1e-6
+    for wrong in ([], [-1], [189]):
+        with pytest.raises(VibronicError, match="indices"):
+            Phonons(nacl, 300, modes=wrong)
+
+
+def test_atom_order_of_the_user_is_kept(nacl, salt):
+    """ASE repeats cells in another order than phonopy; the same draw must land on the same atoms."""
+    ours = Phonons(nacl, 300).sample(salt, 3, 7)
+    theirs = Phonons(nacl, 300).sample(nacl.supercell, 3, 7)
+    order = match_atoms(nacl.supercell, salt)
+    assert not np.array_equal(order, np.arange(64))
+    np.testing.assert_array_equal(ours[0].numbers, salt.numbers)
+    np.testing.assert_allclose(raw(ours, salt), raw(theirs, nacl.supercell)[:, order], atol=1e-12)
+
+
+def test_another_structure_is_refused(nacl, salt, copper):
+    shrunk = salt.copy()
+    shrunk.set_cell(0.97 * shrunk.cell, scale_atoms=True)
+    swapped = salt.copy()
+    swapped.numbers = np.where(salt.numbers == 11, 17, 11)
+    displaced = salt.copy()
+    displaced.positions[3] += 0.3
+    for wrong in (copper, shrunk, swapped, displaced):
+        with pytest.raises(VibronicError, match="not the supercell"):
+            Phonons(nacl, 300).sample(wrong, 1, 0)
+
+
+def test_minimum_distance(nacl):
+    free = Phonons(nacl, 1200).sample(nacl.supercell, 30, 0)
+    shortest = np.sort([minimum_distance([s]) for s in free])
+    limit = float(np.median(shortest))
+    kept = Phonons(nacl, 1200, min_distance=limit).sample(nacl.supercell, 30, 0)
+    assert minimum_distance(kept) >= limit
+    assert 0.2 < kept[0].info["rejected_share"] < 0.8
+    with pytest.raises(VibronicError, match="keep all distances"):
+        Phonons(nacl, 1200, min_distance=2.8).sample(nacl.supercell, 5, 0)
+
+
+class TestImaginary:
+    def test_refused_by_default(self, unstable):
+        with pytest.raises(VibronicError, match=r"modes are imaginary.*down to -\d.*THz.*sscha") as caught:
+            Phonons(unstable, 300)
+        assert str(int(unstable.modes().unstable.sum())) in str(caught.value)
+
+    def test_freeze_leaves_them_out(self, unstable):
+        phonons = Phonons(unstable, 300, imaginary="freeze")
+        modes = unstable.modes()
+        u = raw(phonons.sample(unstable.supercell, 5, 0), unstable.supercell).reshape(5, -1)
+        mass = np.sqrt(np.repeat(unstable.supercell.get_masses(), 3))
+        amplitudes = (u * mass) @ modes.vectors
+        assert np.abs(amplitudes[:, modes.unstable]).max() < 1e-9
+        assert np.abs(amplitudes[:, ~modes.unstable]).max() > 1e-3
+        assert any("frozen" in finding for finding in phonons.findings)
+
+    def test_cap_bounds_them(self, unstable):
+        frozen, low, high = (
+            np.trace(Phonons(unstable, 300, imaginary=choice, cap_frequency=f).thermal_displacements()[0])
+            for choice, f in (("freeze", 1.0), ("cap", 50.0), ("cap", 0.5))
+        )
+        assert frozen < low < high
+        with pytest.raises(VibronicError, match="cap frequency"):
+            Phonons(unstable, 300, imaginary="cap", cap_frequency=0)
+
+    def test_cap_leaves_a_stable_crystal_alone(self, nacl):
+        expected = thermal_displacements(nacl, 300)
+        for choice in ("cap", "freeze"):
+            np.testing.assert_allclose(Phonons(nacl, 300, imaginary=choice).thermal_displacements(), expected)
+
+    def test_prepare_tells_what_it_did(self, unstable, spring):
+        with pytest.raises(VibronicError, match="imaginary"):
+            prepare_phonons(unstable, 300)
+        _, findings = prepare_phonons(unstable, 300, "freeze")
+        assert any("imaginary" in f for f in findings)
+        assert any("frozen" in f for f in findings)
+        for choice in ("effective", "sscha"):
+            with pytest.raises(VibronicError, match="engine"):
+                prepare_phonons(unstable, 300, choice)
+        with pytest.raises(VibronicError, match="unknown choice"):
+            prepare_phonons(unstable, 300, "ignore")
+
+    def test_sscha_stabilises_and_satisfies_its_own_equation(self, unstable, spring):
+        """For E = u.Phi.u/2 + g/4 sum |u|^4 the Gaussian average of the curvature is Phi + 5 g <u_x^2>, exactly."""
+        g = 30.0
+        engine = spring(unstable, quartic=g)
+        phonons, findings = prepare_phonons(
+            unstable, 300, "sscha", calculator=engine, snapshots=60, seed=1, progress=False
+        )
+        assert any("no mode is imaginary" in f for f in findings)
+        spread = np.trace(phonons.thermal_displacements()[0]) / 3
+        n = len(unstable.supercell)
+        expected = unstable.array + 5 * g * spread * np.einsum("ij,ab->ijab", np.eye(n) - 1 / n, np.eye(3))
+        found = phonons.force_constants.array
+        assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
+
+    def test_effective_from_dynamics(self, unstable, spring):
+        engine = spring(unstable, quartic=30.0)
+        phonons, findings = prepare_phonons(
+            unstable, 300, "effective", calculator=engine, statistics="classical", seed=1, progress=False
+        )
+        assert any("explain" in f and "no mode is imaginary" in f for f in findings)
+        assert np.isfinite(phonons.thermal_displacements()).all()
+
+
+def test_sscha_of_a_harmonic_crystal_is_that_crystal(copper_constants, spring):
+    again = sscha_force_constants(copper_constants, spring(copper_constants), 300, n=10, progress=False)
+    np.testing.assert_allclose(again.array, copper_constants.array, atol=1e-6)
+
+
+def test_sscha_that_does_not_converge(unstable, spring):
+    with pytest.raises(VibronicError, match="still move"):
+        sscha_force_constants(
+            unstable, spring(unstable, quartic=30.0), 300, n=4, max_iterations=1, tolerance=1e-9, progress=False
+        )
+    with pytest.raises(VibronicError, match="mixing"):
+        sscha_force_constants(unstable, spring(unstable), 300, mixing=0, progress=False)
+
+
+def test_effective_force_constants_recover_a_harmonic_crystal(copper_constants, spring):
+    engine = spring(copper_constants)
+    snapshots = Phonons(copper_constants, 300).sample(copper_constants.supercell, 8, 0)
+    for snapshot in snapshots:
+        snapshot.calc = engine
+        snapshot.calc = SinglePointCalculator(snapshot, forces=snapshot.get_forces())
+        snapshot.wrap()  # snapshots from other programs are wrapped, and the fit must not care
+    fitted = effective_force_constants(copper_constants, snapshots)
+    np.testing.assert_allclose(fitted.array, copper_constants.array, atol=1e-6)
+    assert "100.0 %" in fitted.findings[-1]
+
+
+def test_effective_force_constants_need_forces(copper_constants, nacl):
+    with pytest.raises(VibronicError, match="forces"):
+        effective_force_constants(copper_constants, [copper_constants.supercell.copy()])
+    labelled = Dynamics(EMT(), 100, equilibration=0, interval=1).sample(copper_constants.supercell, 1, 0)
+    with pytest.raises(VibronicError, match="same order"):
+        effective_force_constants(nacl, labelled)
+
+
+def test_draws_do_not_depend_on_the_orientation_of_degenerate_modes(nacl, monkeypatch):
+    """Eigenvectors of degenerate modes differ between machines; configurations must not."""
+    before = Phonons(nacl, 300).sample(nacl.supercell, 2, 0)
+    modes = nacl.modes()
+    same = np.isclose(modes.frequencies, modes.frequencies[40], atol=1e-6)
+    assert same.sum() > 1
+    rotation = np.linalg.qr(np.random.default_rng(0).normal(size=(same.sum(), same.sum())))[0]
+    modes.vectors[:, same] = modes.vectors[:, same] @ rotation
+    monkeypatch.setattr(type(nacl), "modes", lambda self: modes)
+    after = Phonons(nacl, 300).sample(nacl.supercell, 2, 0)
+    np.testing.assert_allclose(raw(after, nacl.supercell), raw(before, nacl.supercell), atol=1e-9)
+
+
+def test_displacements_of_ignores_drift_and_wrapping(nacl):
+    snapshots = Phonons(nacl, 300).sample(nacl.supercell, 3, 0)
+    expected = displacements_of(snapshots, nacl.supercell)
+    np.testing.assert_allclose(expected, raw(snapshots, nacl.supercell), atol=1e-9)
+    for snapshot in snapshots:
+        snapshot.positions += (7.3, -20.1, 3.0)
+    np.testing.assert_allclose(displacements_of(snapshots, nacl.supercell), expected, atol=1e-9)
