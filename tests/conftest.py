@@ -3,10 +3,13 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk
+from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
 
 torch.set_num_threads(1)
 
@@ -32,3 +35,19 @@ def anti_perovskite() -> Atoms:
 def copper() -> Atoms:
     """Conventional fcc copper, 4 atoms; EMT labels it in a millisecond."""
     return bulk("Cu", cubic=True)
+
+
+@pytest.fixture(scope="session")
+def labelled_copper() -> list[Atoms]:
+    """24 rattled 4-atom cells of copper with EMT energy, forces and stress, and an invented ``band_gap``."""
+    rng = np.random.default_rng(0)
+    frames = []
+    for k in range(24):
+        atoms = bulk("Cu", cubic=True)
+        atoms.positions += rng.normal(0, 0.08, (4, 3))
+        atoms.calc = EMT()
+        results = {name: atoms.calc.get_property(name, atoms) for name in ("energy", "forces", "stress")}
+        atoms.calc = SinglePointCalculator(atoms, **results)
+        atoms.info = {"band_gap": 1.0 + 0.1 * results["energy"], "parent": f"Cu-{k}", "method": "rattle"}
+        frames.append(atoms)
+    return frames

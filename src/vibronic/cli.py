@@ -1,4 +1,4 @@
-"""The command line: every verb is one function of ``vibronic.verbs``; its signature is its options and its YAML keys."""
+"""The command line: each verb is a function of ``vibronic.verbs``, its signature its options and its YAML keys."""
 
 from __future__ import annotations
 
@@ -31,6 +31,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # a full disk, a folder that went away
+        where = f" ({error.filename})" if error.filename else ""
+        print(
+            f"vibronic: {error.strerror or error}{where}; the same command goes on once that is mended", file=sys.stderr
+        )
+        return 2
 
 
 def _run(arguments: list[str]) -> int:
@@ -101,8 +107,11 @@ def _formatter() -> type:
 
 
 def _spell(arguments: list[str], function: Callable[..., Any]) -> list[str]:
-    """What people type, in jsonargparse's spelling: ``--supercell 2 2 2``, ``--relax`` alone, ``-n 5``, dashes in names."""
+    """What people type, in jsonargparse's spelling: ``--supercell 2 2 2``, ``--relax`` alone, ``-n 5``, dashes."""
     hints = typing.get_type_hints(function)
+    first = next(iter(inspect.signature(function).parameters.values()), None)
+    if arguments and not arguments[0].startswith("-") and first is not None and first.default is not first.empty:
+        arguments = [f"--{first.name}", *arguments]  # an optional argument may be given by its place too
     spelled: list[str] = []
     k = 0
     while k < len(arguments):

@@ -11,6 +11,7 @@ from ase import Atoms
 from torch import Tensor
 
 from vibronic.core.neighbors import neighbor_list
+from vibronic.core.targets import target
 
 
 @dataclass
@@ -87,7 +88,7 @@ class Batch:
         """One structure with its neighbours within ``cutoff`` Angstrom."""
         i, j, shift = neighbor_list(atoms, cutoff)
         cell = atoms.cell.array if atoms.pbc.any() else np.zeros((3, 3))
-        per_atom = {k for k, v in (labels or {}).items() if np.ndim(v) == 2 and np.shape(v)[0] == len(atoms)}
+        per_atom = {k for k in labels or {} if target(k).level == "atom"}
         return cls(
             positions=torch.as_tensor(atoms.positions, dtype=dtype),
             numbers=torch.as_tensor(atoms.numbers, dtype=torch.long),

@@ -35,6 +35,11 @@ class Model(nn.Module):
         self.cutoff = cutoff
         self.register_buffer("elements", torch.zeros(0, dtype=torch.long))
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision that the model wants its batches in; a model without parameters to train is fitted in double."""
+        return next((p.dtype for p in self.parameters()), torch.float64)
+
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Predictions by target name: (B, ...) per structure, (N, ...) per atom."""
         raise NotImplementedError

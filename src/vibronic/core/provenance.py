@@ -58,6 +58,18 @@ def writable(path: Path) -> Iterator[Path]:
         Path(name).unlink(missing_ok=True)
 
 
+def check_writable(folder: Path) -> None:
+    """Make ``folder`` and fail before the work, not after it, when nothing can be written there.
+
+    Raises:
+        VibronicError: the folder cannot be made or written.
+    """
+    probe = Path(folder) / ".probe"
+    with writable(probe):
+        pass
+    probe.unlink(missing_ok=True)
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write ``content`` as JSON, atomically; numpy values become plain numbers."""
 
@@ -78,8 +90,12 @@ def run_record(out: Path, verb: str, config: Mapping[str, Any], seed: int | None
 
     ``out`` is a file (the record becomes ``<stem>.run.json`` beside it) or a folder (``run.json`` inside it). The
     yielded dictionary is written too: put counts and findings there.
+
+    Raises:
+        VibronicError: nothing can be written there; found out before the verb starts.
     """
     out = Path(out)
+    check_writable(out.parent)
     record: dict[str, Any] = {}
     start, cpu = time.perf_counter(), time.process_time()
     yield record

@@ -51,12 +51,14 @@ def read_structures(path: Path | str) -> list[Atoms]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # parsers warn about spellings that do not change the structure
-            frames = read(path, index=":")
+            frames = [*read(path, index=":")]
     except UnknownFileTypeError as error:
         raise VibronicError(f"{path} is in no format that ASE recognises; use CIF, POSCAR or extxyz") from error
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise VibronicError(f"cannot read {path}: it is damaged, truncated or not a structure file ({reason})") from error
+        raise VibronicError(
+            f"cannot read {path}: it is damaged, truncated or not a structure file ({reason})"
+        ) from error
     if not frames:
         raise VibronicError(f"the file {path} holds no structures")
     for k, atoms in enumerate(frames):
@@ -76,7 +78,7 @@ def check_structure(atoms: Atoms, where: str = "the structure") -> None:
     occupancy = atoms.info.get("occupancy")
     if occupancy and any(abs(sum(site.values()) - 1) > 1e-6 or len(site) > 1 for site in occupancy.values()):
         raise VibronicError(
-            f"{where} has partial occupancies; choose one ordered arrangement first (vibronic.sampling.disorder does it)"
+            f"{where} has partial occupancies; choose an ordered arrangement first (vibronic.sampling.disorder does)"
         )
     if not np.isfinite(atoms.positions).all() or not np.isfinite(atoms.cell.array).all():
         raise VibronicError(f"{where} has positions or lattice vectors that are not finite numbers")
@@ -152,19 +154,12 @@ def read_labelled(path: Path | str) -> list[Atoms]:
     Raises:
         VibronicError: as :func:`read_structures`; a unit is unknown or measures something else.
     """
-    import yaml
-
-    path = Path(path)
     frames = read_structures(path)
-    sidecar = (path if path.is_dir() else path.parent) / "dataset.yaml"
-    if not sidecar.exists():
-        return frames
+    units = declared_units(path)
     try:
-        described = yaml.safe_load(sidecar.read_text()) or {}
-        units = dict(described.get("units", {}))
-    except (yaml.YAMLError, AttributeError, TypeError, ValueError, UnicodeDecodeError) as error:
-        raise VibronicError(f"{sidecar} is not a description of a data set (expected 'units: {{name: unit}}')") from error
-    factors = {name: conversion(str(unit), target(name).unit) for name, unit in units.items() if name in TARGETS}
+        factors = {name: conversion(unit, target(name).unit) for name, unit in units.items() if name in TARGETS}
+    except VibronicError as error:
+        raise VibronicError(f"dataset.yaml beside {path}: {error}") from error
     factors = {name: f for name, f in factors.items() if f != 1.0}
     for atoms in frames if factors else ():
         results = getattr(atoms.calc, "results", {})
@@ -173,6 +168,27 @@ def read_labelled(path: Path | str) -> list[Atoms]:
                 if name in store:
                     store[name] = np.asarray(store[name]) * factor if np.ndim(store[name]) else store[name] * factor
     return frames
+
+
+def declared_units(path: Path | str) -> dict[str, str]:
+    """Units by label name, as the ``dataset.yaml`` beside a file (or in a folder) gives them; empty without one.
+
+    Raises:
+        VibronicError: the ``dataset.yaml`` is damaged.
+    """
+    import yaml
+
+    path = Path(path)
+    sidecar = (path if path.is_dir() else path.parent) / "dataset.yaml"
+    if not sidecar.exists():
+        return {}
+    try:
+        described = yaml.safe_load(sidecar.read_text()) or {}
+        return {str(name): str(unit) for name, unit in dict(described.get("units", {})).items()}
+    except (yaml.YAMLError, AttributeError, TypeError, ValueError, UnicodeDecodeError) as error:
+        raise VibronicError(
+            f"{sidecar} is not a description of a data set (expected 'units: {{name: unit}}')"
+        ) from error
 
 
 def write_structures(path: Path, structures: Sequence[Atoms]) -> None:
@@ -210,16 +226,21 @@ def split(structures: Sequence[Atoms], fractions: Sequence[float], seed: int) ->
     """
     parents = [str(a.info.get("parent", k)) for k, a in enumerate(structures)]
     if len(set(parents)) < 3 * len(fractions):
-        parents = [f"{p}/{a.info.get('pair', f's{k}')}" for k, (p, a) in enumerate(zip(parents, structures, strict=True))]
+        parents = [
+            f"{p}/{a.info.get('pair', f's{k}')}" for k, (p, a) in enumerate(zip(parents, structures, strict=True))
+        ]
     families: dict[str, list[int]] = {}
     for k, parent in enumerate(parents):
         families.setdefault(parent, []).append(k)
     if len(families) < len(fractions):
-        raise VibronicError(f"{len(structures)} structures of {len(families)} families cannot be split into {len(fractions)} parts")
+        raise VibronicError(
+            f"{len(structures)} structures of {len(families)} families cannot be split into {len(fractions)} parts"
+        )
     names = sorted(families)
     np.random.default_rng(seed).shuffle(names)
     ends = np.round(np.cumsum(fractions) / np.sum(fractions) * len(names)).astype(int)
-    ends = np.maximum(ends, np.arange(1, len(ends) + 1))  # every part gets at least one family
+    least = np.arange(1, len(ends) + 1)  # every part gets at least one family
+    ends = np.clip(ends, least, len(names) - least[::-1] + 1)
     parts = np.split(np.array(names, dtype=object), ends[:-1])
     return [sorted(k for name in part for k in families[name]) for part in parts]
 
@@ -275,7 +296,7 @@ class BucketSampler(Sampler[list[int]]):
         )
         batches = [order[k : k + self.batch_size].tolist() for k in range(0, len(order), self.batch_size)]
         batches = [batches[k] for k in rng.permutation(len(batches))]
-        batches += batches[: len(self) * self.replicas - len(batches)]  # every rank does the same number of steps
+        batches = (batches * self.replicas)[: len(self) * self.replicas]  # every rank does the same number of steps
         yield from batches[self.rank :: self.replicas]
 
 
@@ -286,10 +307,12 @@ def loader(data: GraphData, batch_size: int, seed: int, rank: int = 0, replicas:
     return DataLoader(data, batch_sampler=sampler, collate_fn=Batch.collate)
 
 
-def in_batches(structures: Sequence[Atoms], cutoff: float, batch_size: int = 16) -> Iterator[Batch]:
+def in_batches(
+    structures: Sequence[Atoms], cutoff: float, batch_size: int = 16, dtype: torch.dtype = torch.float32
+) -> Iterator[Batch]:
     """Unlabelled structures in order, for prediction."""
     for k in range(0, len(structures), batch_size):
-        yield Batch.collate([Batch.from_atoms(atoms, cutoff) for atoms in structures[k : k + batch_size]])
+        yield Batch.collate([Batch.from_atoms(atoms, cutoff, dtype=dtype) for atoms in structures[k : k + batch_size]])
 
 
 def describe(structures: Sequence[Atoms]) -> Mapping[str, object]:

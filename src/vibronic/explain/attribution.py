@@ -41,7 +41,7 @@ class Attribution:
 
     def per_atom(self, n_atoms: int) -> np.ndarray:
         """(n_atoms,) half of every bond's attribution to each of its ends."""
-        return sum(np.bincount(ends, self.value / 2, n_atoms) for ends in (self.i, self.j))
+        return np.bincount(self.i, self.value / 2, n_atoms) + np.bincount(self.j, self.value / 2, n_atoms)
 
 
 def attribute(model: Model, atoms: Atoms, target: str, steps: int = 32) -> Attribution:
@@ -52,16 +52,17 @@ def attribute(model: Model, atoms: Atoms, target: str, steps: int = 32) -> Attri
         steps: points of the integral (Gauss-Legendre).
 
     Raises:
-        VibronicError: the model has no such scalar target, or never saw an element.
+        VibronicError: the model has no such scalar target, never saw an element, or there is no step to take.
     """
     from captum.attr import IntegratedGradients
 
     names = [t.name for t in model.targets if not t.shape]
     if target not in names:
         raise VibronicError(f"the model has no scalar target '{target}'; choose one of {', '.join(names) or 'none'}")
+    if steps < 1:
+        raise VibronicError(f"the integral needs at least one step, not {steps}")
     model.eval()
-    parameter = next(model.parameters(), torch.zeros(0))
-    batch = Batch.from_atoms(atoms, model.cutoff, dtype=parameter.dtype)
+    batch = Batch.from_atoms(atoms, model.cutoff, dtype=model.dtype)
     model.check_elements(batch.numbers)
     edges = batch.edge_index.shape[1]
 
@@ -86,12 +87,14 @@ def _undirected(batch: Batch, atoms: Atoms, directed: np.ndarray) -> Attribution
     i, j = batch.edge_index.numpy()
     shift = batch.edge_shift.numpy().astype(int)
     length = batch.edge_vectors().norm(dim=-1).double().numpy()
-    flip = (i > j) | ((i == j) & ([tuple(s) < (0, 0, 0) for s in shift]))
+    flip = (i > j) | ((i == j) & np.array([tuple(s) < (0, 0, 0) for s in shift], dtype=bool))
     a, b = np.where(flip, j, i), np.where(flip, i, j)
     s = np.where(flip[:, None], -shift, shift)
     key = np.column_stack([a, b, s])
     unique, first, inverse = np.unique(key, axis=0, return_index=True, return_inverse=True)
     value = np.bincount(inverse.ravel(), directed, len(unique))
     symbols = np.array(atoms.get_chemical_symbols())
-    kinds = np.array(["-".join(sorted(pair)) for pair in zip(symbols[unique[:, 0]], symbols[unique[:, 1]], strict=True)])
+    kinds = np.array(
+        ["-".join(sorted(pair)) for pair in zip(symbols[unique[:, 0]], symbols[unique[:, 1]], strict=True)]
+    )
     return Attribution(unique[:, 0], unique[:, 1], unique[:, 2:], length[first], value, kinds)

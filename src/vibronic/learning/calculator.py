@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ class ModelCalculator(Calculator):
         device: torch device.
     """
 
-    implemented_properties: ClassVar[list[str]] = ["energy", "free_energy", "forces", "stress"]
+    implemented_properties: list[str]
 
     def __init__(self, model: Model | str | Path, device: str = "cpu", **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -42,8 +42,7 @@ class ModelCalculator(Calculator):
         missing = set(properties or ()) - set(self.implemented_properties)
         if missing:
             raise PropertyNotImplementedError(f"this model does not predict {', '.join(sorted(missing))}")
-        dtype = next(self.model.parameters()).dtype
-        batch = Batch.from_atoms(self.atoms, self.model.cutoff, dtype=dtype)
+        batch = Batch.from_atoms(self.atoms, self.model.cutoff, dtype=self.model.dtype)
         self.model.check_elements(batch.numbers)
         with torch.no_grad():
             predicted = self.model(batch.to(self.device))

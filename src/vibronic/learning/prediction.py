@@ -26,15 +26,17 @@ def predict(
     """Predictions by target name, one entry per structure: a scalar array, (3, 3), or (n_atoms, ...) per atom.
 
     Raises:
-        VibronicError: a structure has an element the model never saw.
+        VibronicError: a structure has an element the model never saw, or there is no such device.
     """
-    parameter = next(model.parameters(), torch.zeros(0))
-    model = model.to(device).eval()
+    if batch_size < 1:
+        raise VibronicError(f"the batch size must be at least 1, not {batch_size}")
+    place = torch_device(device)
+    model = model.to(place).eval()
     out: dict[str, list[np.ndarray]] = {t.name: [] for t in model.targets}
-    for batch in in_batches(structures, model.cutoff, batch_size):
+    for batch in in_batches(structures, model.cutoff, batch_size, model.dtype):
         model.check_elements(batch.numbers)
         with torch.no_grad():
-            predicted = model(batch.to(device, parameter.dtype))
+            predicted = model(batch.to(place, model.dtype))
         sizes = batch.n_atoms.tolist()
         for t in model.targets:
             values = predicted[t.name].detach().cpu()
@@ -43,7 +45,23 @@ def predict(
     return out
 
 
-def errors(targets: Sequence[Target], predicted: Mapping[str, Sequence], structures: Sequence[Atoms]) -> dict[str, np.ndarray]:
+def torch_device(name: str) -> torch.device:
+    """The torch device of this name; ``auto`` is a GPU where there is one.
+
+    Raises:
+        VibronicError: it does not exist here.
+    """
+    try:
+        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise VibronicError(f"there is no device '{name}' here; choose auto or cpu") from error
+    return device
+
+
+def errors(
+    targets: Sequence[Target], predicted: Mapping[str, Sequence[np.ndarray] | np.ndarray], structures: Sequence[Atoms]
+) -> dict[str, np.ndarray]:
     """Predicted minus labelled, flattened, by target; energies per atom."""
     found: dict[str, list[np.ndarray]] = {t.name: [] for t in targets}
     for k, atoms in enumerate(structures):
@@ -55,7 +73,7 @@ def errors(targets: Sequence[Target], predicted: Mapping[str, Sequence], structu
 
 
 def score(
-    targets: Sequence[Target], predicted: Mapping[str, Sequence], structures: Sequence[Atoms]
+    targets: Sequence[Target], predicted: Mapping[str, Sequence[np.ndarray] | np.ndarray], structures: Sequence[Atoms]
 ) -> tuple[dict[str, float], dict[str, str]]:
     """Mean absolute error, root-mean-square error and R2 by target, every structure counted; and their units.
 
@@ -76,7 +94,9 @@ def score(
     return scores, units
 
 
-def intervals(targets: Sequence[Target], predicted: Mapping[str, Sequence], structures: Sequence[Atoms]) -> dict[str, float]:
+def intervals(
+    targets: Sequence[Target], predicted: Mapping[str, Sequence[np.ndarray] | np.ndarray], structures: Sequence[Atoms]
+) -> dict[str, float]:
     """Half width of the split-conformal interval of every scalar target (Vovk; Lei et al., JASA 113, 1094, 2018).
 
     The ceil((n + 1) 0.9)-th smallest absolute error on structures the model was not fitted to; infinite, and left out,
@@ -94,7 +114,7 @@ def intervals(targets: Sequence[Target], predicted: Mapping[str, Sequence], stru
 def write_predictions(
     path: Path,
     targets: Sequence[Target],
-    predicted: Mapping[str, Sequence],
+    predicted: Mapping[str, Sequence[np.ndarray] | np.ndarray],
     structures: Sequence[Atoms],
     half_widths: Mapping[str, float],
 ) -> None:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from vibronic.core.errors import VibronicError
+
 
 @dataclass
 class Training:
@@ -33,3 +35,14 @@ class Training:
     validate_every: int = 1
     schedule: Literal["cosine", "constant"] = "cosine"
     optimizer: Literal["adamw", "adam"] = "adamw"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot train, before anything is read."""
+        for name in ("epochs", "batch_size", "learning_rate", "validate_every"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise VibronicError(f"training.{name} must be positive, not {getattr(self, name)}")
+        for name in ("weight_decay", "warmup", "clip", "patience"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise VibronicError(f"training.{name} must not be negative, nor infinite; it is {getattr(self, name)}")
+        if not 0 <= self.ema < 1:
+            raise VibronicError(f"training.ema must be at least 0 and below 1, not {self.ema}")

@@ -6,6 +6,8 @@ are safetensors, never a pickle.
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -53,14 +55,27 @@ def build(kind: str, **config: Any) -> Model:
     Raises:
         VibronicError: the kind is unknown, or a setting does not exist or has a wrong value.
     """
-    if kind not in MODELS:
+    if not isinstance(kind, str) or kind not in MODELS:
         raise VibronicError(f"there is no model kind '{kind}'; choose one of {', '.join(MODELS)}")
     module, name = MODELS[kind]
     model_class = getattr(import_module(module), name)
+    known = [p for p in inspect.signature(model_class).parameters if p not in ("targets", "units")]
+    for key in config:
+        if key not in (*known, "targets", "units"):
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"its settings: {', '.join(known)}"
+            raise VibronicError(f"the model '{kind}' has no setting '{key}'; {hint}")
+    for key in ("cutoff", "width", "layers", "basis"):
+        value = config.get(key, 1)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+            raise VibronicError(f"the setting '{key}' of the model '{kind}' must be a positive number, not {value!r}")
     try:
         return model_class(**config)
-    except TypeError as error:
-        raise VibronicError(f"the model '{kind}' does not take these settings: {error}") from error
+    except VibronicError:
+        raise
+    except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+        reason = str(error).splitlines()[0]
+        raise VibronicError(f"the model '{kind}' cannot be built with these settings ({reason})") from error
 
 
 def save(model: Model, folder: Path, card: Card) -> None:
@@ -98,7 +113,7 @@ def load(model: str | Path) -> tuple[Model, Card]:
     from safetensors.torch import load_file
 
     folder = _find(model)
-    pickles = [p.name for p in folder.iterdir() if p.suffix in (".pkl", ".pickle", ".pt", ".pth", ".bin")]
+    pickles = [p.name for p in folder.iterdir() if p.suffix in (".pkl", ".pickle", ".pt", ".pth", ".bin", ".ckpt")]
     if pickles:
         raise VibronicError(
             f"{folder} holds {pickles[0]}, which may run code when opened; Vibronic reads only safetensors: remove it"
@@ -107,10 +122,13 @@ def load(model: str | Path) -> tuple[Model, Card]:
         described = json.loads((folder / "config.json").read_text())
         version, kind, config = described["format"], described["kind"], described["config"]
         card = Card(**{k: described[k] for k in ("data", "scores", "units", "intervals", "licence")})
+        config = {str(k): v for k, v in config.items()}
     except FileNotFoundError as error:
         raise VibronicError(f"{folder} is not a model folder: it has no config.json") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise VibronicError(f"{folder}/config.json is corrupt ({error}); train the model again or restore it") from error
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise VibronicError(
+            f"{folder}/config.json is corrupt ({error}); train the model again or restore it"
+        ) from error
     if version != FORMAT:
         raise VibronicError(
             f"{folder} has format version {version}, this Vibronic reads version {FORMAT}; "
@@ -134,7 +152,9 @@ def load(model: str | Path) -> tuple[Model, Card]:
 def shipped() -> list[str]:
     """Names of the models inside the package."""
     folder = resources.files("vibronic").joinpath("pretrained")
-    return sorted(p.name for p in folder.iterdir() if p.is_dir() and p.joinpath("config.json").is_file()) if folder.is_dir() else []
+    if not folder.is_dir():
+        return []
+    return sorted(p.name for p in folder.iterdir() if p.joinpath("config.json").is_file())
 
 
 def _find(model: str | Path) -> Path:

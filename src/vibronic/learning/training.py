@@ -6,6 +6,7 @@ checkpoints every epoch, logs as CSV and TensorBoard, and goes on where a killed
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
@@ -118,19 +119,27 @@ def fit(
         The last logged figures, by name.
 
     Raises:
-        VibronicError: the folder holds another training, the loss diverges, or the device does not exist.
+        VibronicError: the folder holds another training or a damaged checkpoint, the loss diverges, or the device does
+            not exist.
     """
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     out = Path(out)
     checkpoints = out / "checkpoints"
-    _same_training(out, {"kind": model.kind, "config": model.config, "training": asdict(how), "seed": seed, "n": len(train)})
+    last = checkpoints / "last.ckpt"
+    described = {"kind": model.kind, "config": model.config, "training": asdict(how), "seed": seed}
+    _same_training(out, {**described, "data": _fingerprint(train)})
     pl.seed_everything(seed, verbose=False)
     model.prepare(train.batch())
     module = _Fit(model, train, validation, how, seed)
     monitor = "val_loss" if validation is not None else None
     keep = ModelCheckpoint(
-        checkpoints, "best", monitor=monitor, save_last=True, enable_version_counter=False, save_on_train_epoch_end=monitor is None
+        checkpoints,
+        "best",
+        monitor=monitor,
+        save_last=True,
+        enable_version_counter=False,
+        save_on_train_epoch_end=monitor is None,
     )
     callbacks: list[Callback] = [keep]
     if how.ema:
@@ -141,9 +150,10 @@ def fit(
         from lightning.pytorch.callbacks import RichProgressBar
 
         callbacks.append(RichProgressBar())
-    loggers: list[Logger] = [CSVLogger(out, "logs", ""), TensorBoardLogger(out, "tensorboard", "")] if logs else []
-    try:
-        with _quiet():
+    # A resumed training writes a new table of figures: Lightning would delete the one that is there.
+    loggers: list[Logger] = [CSVLogger(out, "logs"), TensorBoardLogger(out, "tensorboard", "")] if logs else []
+    with _quiet():
+        try:
             trainer = pl.Trainer(
                 accelerator=device,
                 devices=devices,
@@ -161,15 +171,14 @@ def fit(
                 inference_mode=False,  # forces are derivatives, in validation too
                 deterministic="warn",
             )
-            last = checkpoints / "last.ckpt"
-            trainer.fit(module, ckpt_path=last if last.exists() else None, weights_only=True)
-    except MisconfigurationException as error:
-        raise VibronicError(f"cannot train on device '{device}': {str(error).splitlines()[0]}") from error
-    if trainer.interrupted:
-        raise KeyboardInterrupt
-    best = keep.best_model_path if monitor else str(checkpoints / "last.ckpt")
-    if best:
-        state = torch.load(best, map_location="cpu", weights_only=True)["state_dict"]
+        except (MisconfigurationException, ValueError) as error:
+            raise VibronicError(f"cannot train on device '{device}': {str(error).splitlines()[0]}") from error
+        try:
+            trainer.fit(module, ckpt_path=last if _weights(last) else None, weights_only=True)
+        except SystemExit as stop:  # how Lightning passes Ctrl-C on
+            raise KeyboardInterrupt from stop
+    state = _weights(checkpoints / "best.ckpt" if monitor else last)
+    if state is not None:
         model.load_state_dict({k.removeprefix("model."): v for k, v in state.items()})
     model.cpu().eval()
     return {k: float(v) for k, v in trainer.callback_metrics.items()}
@@ -178,6 +187,27 @@ def fit(
 def _ddp() -> str:
     """Processes started by a cluster's launcher are joined; otherwise they are started here."""
     return "ddp" if {"SLURM_NTASKS", "WORLD_SIZE"} & set(os.environ) else "ddp_spawn"
+
+
+def _weights(checkpoint: Path) -> dict[str, Tensor] | None:
+    """The averaged weights in a checkpoint; None where there is no such file."""
+    if not checkpoint.exists():
+        return None
+    try:
+        return torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    except Exception as error:  # torch raises a dozen kinds for a damaged archive
+        raise VibronicError(f"the checkpoint {checkpoint} is damaged; delete its folder and train again") from error
+
+
+def _fingerprint(data: GraphData) -> str:
+    """Changes with any structure or label of the set."""
+    batch = data.batch()
+    labels = [batch.labels[name] for name in sorted(batch.labels)]
+    tensors = [batch.positions, batch.numbers, batch.cell, batch.index, *labels]
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _same_training(out: Path, description: dict[str, Any]) -> None:
@@ -190,7 +220,9 @@ def _same_training(out: Path, description: dict[str, Any]) -> None:
         except (json.JSONDecodeError, UnicodeDecodeError):
             before = None
         if before != description:
-            raise VibronicError(f"{out} holds a training with other settings or data; choose another --out or delete it")
+            raise VibronicError(
+                f"{out} holds a training with other settings or data; choose another --out or delete it"
+            )
     write_json(record, description)
 
 

@@ -60,6 +60,7 @@ class CrystalGraph(Model):
     edge_span: Tensor
     low: Tensor
     span: Tensor
+    table: Tensor
 
     def __init__(
         self,
@@ -79,6 +80,10 @@ class CrystalGraph(Model):
         refused = [t.name for t in self.targets if t.shape or t.level != "structure"]
         if refused:
             raise VibronicError(f"cgcnn learns one number per structure, not {', '.join(refused)}; use painn for those")
+        if pooling not in ("mean", "max") or not 0 <= dropout < 1:
+            raise VibronicError(
+                f"cgcnn pools by mean or max (not {pooling!r}) and drops out 0 <= p < 1 (not {dropout})"
+            )
         self.pooling, self.dropout, self.sigmoid = pooling, dropout, sigmoid
         self.convolutions = nn.ModuleList(GraphConv(4 if k == 0 else width, width) for k in range(layers))
         self.norms = nn.ModuleList(nn.BatchNorm1d(width) for _ in range(layers))
@@ -96,6 +101,8 @@ class CrystalGraph(Model):
     def prepare(self, batch: Batch) -> None:
         """Ranges of the node features, distances and targets of the training set."""
         super().prepare(batch)
+        if not batch.edge_index.shape[1]:
+            raise VibronicError(f"no two atoms of the training set are within the cutoff of {self.cutoff} Angstrom")
         nodes = self.table[batch.numbers]
         distance = batch.edge_vectors().norm(dim=-1, keepdim=True)
         for name, values in (("node", nodes), ("edge", distance)):
@@ -143,5 +150,3 @@ class CrystalGraph(Model):
         error = ((predicted - wanted).detach().abs() * self.span).mean(0)
         figures = {f"mae_{t.name}": e for t, e in zip(self.targets, error, strict=True)}
         return {"loss": mse_loss(predicted, wanted), **figures}
-
-

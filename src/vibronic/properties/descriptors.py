@@ -50,6 +50,8 @@ class DescriptorRidge(Model):
         refused = [t.name for t in self.targets if t.shape or t.level != "structure"]
         if refused:
             raise VibronicError(f"ridge learns one number per structure, not {', '.join(refused)}; use painn for those")
+        if radial < 2 or angular < 0 or angular == 1:
+            raise VibronicError("ridge needs at least 2 radial Gaussians, and 0 or at least 2 angular ones")
         self.radial, self.angular, self.angle_cutoff = radial, angular, min(angle_cutoff, cutoff)
         for name in ("weights", "mean", "deviation", "intercept"):
             self.register_buffer(name, torch.zeros(0))
@@ -86,17 +88,16 @@ class DescriptorRidge(Model):
         n |r|^2 / (n - trace)^2 (Golub, Heath, Wahba, Technometrics 21, 215, 1979)."""
         self.prepare(batch)
         x = self.features(batch)
-        y = torch.stack(
-            [(batch.labels[t.name] / batch.n_atoms if t.extensive else batch.labels[t.name]).double() for t in self.targets], 1
-        )
+        labels = [batch.labels[t.name] / (batch.n_atoms if t.extensive else 1) for t in self.targets]
+        y = torch.stack(labels, dim=1).double()
         self.mean, self.deviation = x.mean(0), x.std(0, correction=0)
         self.deviation = torch.where(self.deviation > 1e-8, self.deviation, torch.inf)  # constant features say nothing
         self.intercept = y.mean(0)
         u, s, vh = torch.linalg.svd((x - self.mean) / self.deviation, full_matrices=False)
         target_part, n = u.T @ (y - self.intercept), len(x)
-        columns = []
+        columns: list[Tensor] = []
         for k in range(y.shape[1]):
-            best = (torch.inf, None)
+            best = (s.new_tensor(torch.inf), torch.zeros_like(self.mean))
             for penalty in torch.logspace(-9, 3, 49, dtype=torch.float64, device=s.device) * s[0] ** 2:
                 shrink = s**2 / (s**2 + penalty)
                 residual = (y[:, k] - self.intercept[k] - u @ (shrink * target_part[:, k])).square().sum()
@@ -143,5 +144,6 @@ def _pairs_of_edges(centre: Tensor) -> tuple[Tensor, Tensor]:
     rank = torch.arange(len(centre), device=centre.device) - torch.repeat_interleave(start, counts)
     # edge e is paired with the ``rank`` edges before it
     second = torch.repeat_interleave(torch.arange(len(centre), device=centre.device), rank)
-    offset = torch.arange(len(second), device=centre.device) - torch.repeat_interleave(torch.cumsum(rank, 0) - rank, rank)
+    begin = torch.repeat_interleave(torch.cumsum(rank, 0) - rank, rank)
+    offset = torch.arange(len(second), device=centre.device) - begin
     return second - rank[second] + offset, second

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-# Pauling electronegativities, H to Lr (CRC Handbook of Chemistry and Physics, 97th ed., p. 9-103); 0 where none is given.
+# Pauling electronegativities, H to Lr (CRC Handbook of Chemistry and Physics, 97th ed., p. 9-103); 0 where none.
 _PAULING = """
 2.20 0
 0.98 1.57 2.04 2.55 3.04 3.44 3.98 0

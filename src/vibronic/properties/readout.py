@@ -42,8 +42,9 @@ class ExtremumReadout(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.head = nn.Sequential(nn.Linear(width, width // 2), nn.SiLU(), nn.Linear(width // 2, 2))
-        nn.init.zeros_(self.head[2].weight[1])  # starts as the mean
+        last = nn.Linear(width // 2, 2)
+        nn.init.zeros_(last.weight[1])  # starts as the mean
+        self.head = nn.Sequential(nn.Linear(width, width // 2), nn.SiLU(), last)
 
     def forward(self, features: Tensor, index: Tensor, size: int) -> Tensor:
         value, logit = self.head(features).unbind(-1)

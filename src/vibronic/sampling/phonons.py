@@ -51,8 +51,8 @@ __all__ = [
 
 Imaginary = Literal["refuse", "freeze", "effective", "sscha", "cap"]
 
-SOFTEST = 0.5
-"""THz; softer modes than this are not tried on the way to self-consistent phonons."""
+SOFTEST = 1.0
+"""THz; no mode starts softer than this on the way to self-consistent phonons."""
 
 
 @dataclass
@@ -218,20 +218,20 @@ def sscha_force_constants(
     temperature: float,
     statistics: Statistics = "quantum",
     n: int = 40,
-    mixing: float = 0.3,
+    mixing: float = 0.35,
     tolerance: float = 0.05,
-    max_iterations: int = 30,
+    max_iterations: int = 40,
     seed: int = 0,
     progress: bool = True,
 ) -> ForceConstants:
     """Self-consistent harmonic force constants: Phi = <d2V/du2> over the Gaussian that Phi itself spreads out.
 
     Least-squares force constants of Gaussian samples are that average (Errea, Calandra and Mauri, Phys. Rev. B 89,
-    064302 (2014)), so the loop is: sample with the current Phi, compute forces, fit with symfc, mix (Anderson, J. ACM
-    12, 547 (1965)). This is our own loop: phonopy's SSCHA runs with pypolymlp potentials only, this one with any ASE
-    calculator. All iterations use the same random numbers, in +/- pairs, so it converges to a fixed point instead of
-    wandering with the noise. Only a stable Phi can be the fixed point: it starts from the moduli of imaginary
-    frequencies, and on the way softer modes than 0.5 THz are kept there.
+    064302 (2014)), so the loop is: sample with the current Phi, compute forces, fit with symfc, mix. This is our own
+    loop: phonopy's SSCHA runs with pypolymlp potentials only, this one with any ASE calculator. All iterations use the
+    same random numbers, in +/- pairs, so it converges to a fixed point instead of wandering with the noise. Phi stays
+    positive definite: it starts from the moduli of imaginary frequencies, and a step changes no squared frequency by
+    more than a part of itself.
 
     Args:
         reference: first guess (imaginary modes allowed); its reference positions stay fixed.
@@ -239,7 +239,7 @@ def sscha_force_constants(
         temperature: K.
         statistics: of the modes.
         n: configurations, an even number, computed in every iteration.
-        mixing: share of the residual that each step adds, in (0, 1].
+        mixing: share of the residual that a step adds at first, in (0, 1]; less once it overshoots.
         tolerance: THz; converged when no eigenfrequency is further than this from its fit.
         max_iterations: before giving up.
         seed: of the random numbers.
@@ -251,8 +251,9 @@ def sscha_force_constants(
     if not 0 < mixing <= 1:
         raise VibronicError(f"the mixing must lie in (0, 1], not {mixing}")
     modes = reference.modes()
-    current = _with_frequencies(reference, np.maximum(np.abs(modes.frequencies), 2 * SOFTEST))
-    history: list[tuple[np.ndarray, np.ndarray]] = []
+    moduli = np.maximum(np.abs(modes.frequencies), SOFTEST)
+    current = _from_modes(reference, (modes.vectors * moduli**2) @ modes.vectors.T)
+    change = np.inf
     with progress_bar(progress) as bar:
         task = bar.add_task(f"Self-consistent phonons, {temperature:g} K", total=max_iterations * n)
         for iteration in range(1, max_iterations + 1):
@@ -263,7 +264,7 @@ def sscha_force_constants(
                 forces.append(engine_forces(snapshot, calculator))
                 bar.advance(task)
             fitted, r2 = _fit(reference, displacements, np.array(forces))
-            modes = fitted.modes()
+            modes, before = fitted.modes(), change
             change = float(np.abs(modes.frequencies - current.modes().frequencies).max())
             if change < tolerance and not modes.unstable.any():
                 finding = (
@@ -271,33 +272,31 @@ def sscha_force_constants(
                     f"configurations explain {100 * r2:.1f} % of the variance of the forces; {modes.describe()}"
                 )
                 return replace(fitted, findings=[*reference.findings, finding])
-            history.append((current.array.ravel(), (fitted.array - current.array).ravel()))
-            mixed = replace(current, array=_anderson(history[-6:], mixing).reshape(current.array.shape))
-            current = _with_frequencies(mixed, np.maximum(mixed.modes().frequencies, SOFTEST))
+            mixing = mixing / 2 if change > before else min(1.2 * mixing, 1.0)
+            current = _step(current, modes, mixing)
     raise VibronicError(
         f"the self-consistent phonons still move by {change:.2f} THz after {max_iterations} iterations; use more "
         "configurations, a smaller mixing or more iterations, or effective force constants"
     )
 
 
-def _with_frequencies(constants: ForceConstants, frequencies: np.ndarray) -> ForceConstants:
-    """The force constants with the same eigenvectors and other ``frequencies`` (M,) in THz."""
-    vectors = constants.modes().vectors
-    root_mass = np.sqrt(np.repeat(constants.supercell.get_masses(), 3))
-    matrix = (vectors * (frequencies / THZ) ** 2) @ vectors.T * np.outer(root_mass, root_mass)
-    n = len(constants.supercell)
-    return replace(constants, array=matrix.reshape(n, 3, n, 3).transpose(0, 2, 1, 3).copy())
+def _from_modes(reference: ForceConstants, dynamical_matrix: np.ndarray) -> ForceConstants:
+    """Force constants of a mass-weighted matrix (3N, 3N) in THz^2."""
+    root_mass = np.sqrt(np.repeat(reference.supercell.get_masses(), 3)) / THZ
+    n = len(reference.supercell)
+    array = (dynamical_matrix * np.outer(root_mass, root_mass)).reshape(n, 3, n, 3).transpose(0, 2, 1, 3)
+    return replace(reference, array=array.copy())
 
 
-def _anderson(history: list[tuple[np.ndarray, np.ndarray]], mixing: float) -> np.ndarray:
-    """Next iterate from (iterate, residual) pairs: the combination of least residual, and a step along it."""
-    iterates, residuals = (np.array(x) for x in zip(*history))
-    next_iterate = iterates[-1] + mixing * residuals[-1]
-    if len(history) == 1:
-        return next_iterate
-    steps, changes = np.diff(iterates, axis=0), np.diff(residuals, axis=0)
-    weights = np.linalg.lstsq(changes.T, residuals[-1], rcond=None)[0]
-    return next_iterate - weights @ (steps + mixing * changes)
+def _step(current: ForceConstants, fitted: Modes, mixing: float) -> ForceConstants:
+    """Move towards ``fitted`` by a bounded relative change, D^1/2 (1 + K) D^1/2, which stays positive definite."""
+    modes = current.modes()
+    root = modes.vectors * modes.frequencies
+    overlap = (fitted.vectors.T @ modes.vectors) / modes.frequencies
+    signed = np.sign(fitted.frequencies) * fitted.frequencies**2
+    relative, directions = np.linalg.eigh((overlap.T * signed) @ overlap - np.eye(len(signed)))
+    root = root @ directions
+    return _from_modes(current, (root * (1 + np.clip(mixing * relative, -0.3, 0.5))) @ root.T)
 
 
 def prepare_phonons(

@@ -57,6 +57,7 @@ class Plan:
         pool: structures in each training set; ``sizes`` are drawn from it.
         test: snapshots of the dynamics that every model is scored on.
         seeds: of the subset and of the network's weights.
+        timestep: of the dynamics, fs.
         equilibration, interval: steps of the dynamics before the first snapshot and between snapshots.
         fit_snapshots: snapshots of a second trajectory for effective force constants, where modes are imaginary.
         steps: optimiser steps of every network.
@@ -76,7 +77,7 @@ class Plan:
     equilibration: int = 100
     interval: int = 8
     fit_snapshots: int = 50
-    timestep: float = 2.5
+    timestep: float = 4.0
     steps: int = 400
     width: int = 32
     layers: int = 2
@@ -232,9 +233,9 @@ def _draw(plan: Plan, name: str, folder: Path) -> list[str]:
                 {
                     "species": s,
                     "set": label,
-                    "value": per_frame.mean(),
+                    "sampled": per_frame.mean(),
                     "error": per_frame.std(ddof=1) / np.sqrt(len(frames)),
-                    "theory": np.trace(theory[symbols == s].mean(axis=0)) / 3,
+                    "theory": np.trace(theory[symbols == s].mean(axis=0)) / 3 if label == "phonons" else None,
                 }
             )
     findings += check_snapshots(sets["phonons"], reference, phonons)

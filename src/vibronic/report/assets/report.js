@@ -1,0 +1,102 @@
+// Fills the widgets of a report from the JSON inside each; a widget that fails keeps its sentence.
+"use strict";
+
+function fill(host, draw) {
+  const fallback = host.querySelector(".fallback");
+  try {
+    draw(host, JSON.parse(host.querySelector("script").textContent));
+    fallback.remove();
+  } catch (error) {
+    host.dataset.error = String(error);
+  }
+}
+
+function plot(host, figure) {
+  const options = {
+    responsive: true,
+    displaylogo: false,
+    modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
+    toImageButtonOptions: { format: "svg" },
+  };
+  const canvas = host.appendChild(document.createElement("div"));
+  canvas.className = "canvas";
+  Plotly.newPlot(canvas, figure.data, figure.layout, options).catch((error) => (host.dataset.error = String(error)));
+}
+
+function crystal(host, scene) {
+  const point = ([x, y, z]) => ({ x, y, z });
+  const canvas = host.appendChild(document.createElement("div"));
+  canvas.className = "canvas";
+  canvas.tabIndex = 0;
+  const viewer = $3Dmol.createViewer(canvas, { backgroundAlpha: 0, orthographic: true, disableFog: true });
+  if (!viewer) {
+    canvas.remove();
+    throw new Error("WebGL is not available");
+  }
+
+  const model = viewer.addModel();
+  model.addAtoms(scene.atoms.map((a, k) => ({ elem: a.elem, ...point(a.xyz), serial: k, label: a.label, bonds: [] })));
+  for (const [elem, look] of Object.entries(scene.elements)) model.setStyle({ elem }, { sphere: look });
+  for (const bond of scene.bonds) {
+    viewer.addCylinder({ ...bond, start: point(bond.start), end: point(bond.end), fromCap: 2, toCap: 2 });
+  }
+  if (scene.cell) outline(viewer, scene.cell);
+
+  let label = null;
+  const show = (atom) => {
+    label ??= viewer.addLabel(atom.label, { position: atom, fontSize: 13, backgroundOpacity: 0.8, inFront: true });
+  };
+  const hide = () => {
+    if (label) viewer.removeLabel(label);
+    label = null;
+  };
+  viewer.setHoverable({}, true, show, hide);
+
+  const reset = () => {
+    viewer.setView([0, 0, 0, 0, 0, 0, 0, 1]);
+    viewer.zoomTo();
+    if (scene.cell) {
+      viewer.rotate(-90, "x");
+      viewer.rotate(-22, "y");
+      viewer.rotate(14, "x");
+    }
+    viewer.render();
+  };
+  reset();
+  host.addEventListener("dblclick", reset);
+  // The page must stay scrollable: the wheel zooms only a viewer that was clicked.
+  const passing = (event) => {
+    if (!canvas.contains(document.activeElement)) event.stopPropagation();
+  };
+  host.addEventListener("wheel", passing, { capture: true, passive: true });
+  canvas.addEventListener("mousedown", () => canvas.focus({ preventScroll: true }));
+  new ResizeObserver(() => viewer.resize()).observe(canvas);
+}
+
+function outline(viewer, [a, b, c]) {
+  const sum = (...vectors) => [0, 1, 2].map((k) => vectors.reduce((total, v) => total + v[k], 0));
+  const origin = [0, 0, 0];
+  const at = ([x, y, z]) => ({ x, y, z });
+  for (const [edge, u, v] of [[a, b, c], [b, c, a], [c, a, b]]) {
+    for (const start of [origin, u, v, sum(u, v)]) {
+      viewer.addCylinder({ start: at(start), end: at(sum(start, edge)), radius: 0.025, color: "#888888" });
+    }
+  }
+  const name = { fontSize: 14, fontColor: "#888888", showBackground: false, inFront: true, alignment: "center" };
+  for (const [text, v] of [["a", a], ["b", b], ["c", c]]) {
+    const length = Math.hypot(...v);
+    viewer.addLabel(text, { ...name, position: at(v.map((x) => x * (1 + 0.7 / length))) });
+  }
+}
+
+for (const host of document.querySelectorAll("div.plot")) fill(host, plot);
+
+// Crystals are built when they come near the screen: a graphics context each is dear, and few may live at once.
+const waiting = new IntersectionObserver((entries) => {
+  for (const { isIntersecting, target } of entries) {
+    if (!isIntersecting) continue;
+    waiting.unobserve(target);
+    fill(target, crystal);
+  }
+}, { rootMargin: "400px" });
+for (const host of document.querySelectorAll("div.crystal")) waiting.observe(host);

@@ -1,0 +1,255 @@
+"""The page about a thermal study, from the files in its folder and nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vibronic.core.errors import VibronicError
+from vibronic.data.dataset import read_labelled
+from vibronic.report import plots
+from vibronic.report.html import Report
+from vibronic.studies.thermal import GAP
+
+Rows = list[dict[str, Any]]
+
+_NAMES = {"energy": "energy", "forces": "forces", "stress": "stress", "pressure": "pressure", "band_gap": "band gap", "vbm": "valence-band maximum"}
+
+
+def write(folder: Path) -> Path:
+    """``report.html`` in the folder of a study.
+
+    Raises:
+        VibronicError: the folder holds no finished study.
+    """
+    folder = Path(folder)
+    try:
+        results = json.loads((folder / "results.json").read_text())
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise VibronicError(f"{folder} holds no finished study; run 'vibronic study thermal --out {folder}' first") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise VibronicError(f"{folder}/results.json is damaged; delete it and run the study again") from error
+    plan, rows = results["plan"], results["rows"]
+    page = Report(
+        "Do lattice vibrations teach more than random displacements?",
+        f"{', '.join(results['crystals'])} at {plan['temperature']:g} K; labels from {plan['engine']}"
+        + (", band gaps from DFT (PBE)" if plan["gap"] else ""),
+    )
+    _answer(page, rows, plan)
+    for crystal in results["crystals"]:
+        _crystal(page, folder / crystal, crystal, plan)
+        _learning(page, [r for r in rows if r["crystal"] == crystal], f"{crystal}: what the models learned", plan)
+    if plan["gap"]:
+        _gap(page, folder, rows, results["attribution"], plan)
+    _method(page, plan)
+    record = folder / "run.json"
+    page.provenance({"plan": plan, **(json.loads(record.read_text()) if record.exists() else {})})
+    return page.write(folder / "report.html")
+
+
+def verdicts(rows: Rows) -> Rows:
+    """Phonon against random set, at the largest size of each comparison: mean error over seeds and its range."""
+    found = []
+    keys = dict.fromkeys((r["crystal"], r["model"], r["target"]) for r in rows if r["set"] != "both")
+    for crystal, model, target in keys:
+        mine = [r for r in rows if (r["crystal"], r["model"], r["target"]) == (crystal, model, target) and r["set"] != "both"]
+        size = max(r["size"] for r in mine)
+        values = {s: [r["mae"] for r in mine if r["set"] == s and r["size"] == size] for s in ("phonons", "random")}
+        found.append(
+            {
+                "crystal": crystal,
+                "model": model,
+                "target": target,
+                "size": size,
+                "unit": mine[0]["unit"],
+                **values,
+                # the ranges over seeds do not overlap
+                "clear": max(values["phonons"]) < min(values["random"]) or max(values["random"]) < min(values["phonons"]),
+                "ratio": float(np.mean(values["random"]) / np.mean(values["phonons"])),
+            }
+        )
+    return found
+
+
+def _answer(page: Report, rows: Rows, plan: dict[str, Any]) -> None:
+    page.section("The answer")
+    found = verdicts(rows)
+    better = [v for v in found if v["clear"] and v["ratio"] > 1]
+    worse = [v for v in found if v["clear"] and v["ratio"] < 1]
+    page.text(
+        f"Two training sets of the same size and the same mean-square displacement, one drawn from lattice vibrations and "
+        f"one at random, were scored on molecular dynamics at {plan['temperature']:g} K that neither contains. Of {len(found)} "
+        f"comparisons (crystal, model, target; largest size) the phonon set gave the smaller error in **{len(better)}**, the "
+        f"random set in **{len(worse)}**; in {len(found) - len(better) - len(worse)} the ranges over seeds overlap. Few seeds "
+        "make wide ranges: read the table before the count."
+    )
+    page.table(
+        ["crystal", "model", "target", "training set", "phonons: MAE", "random: MAE", "unit", "random / phonons", "clear"],
+        [
+            [
+                v["crystal"],
+                v["model"],
+                _NAMES.get(v["target"], v["target"]),
+                v["size"],
+                _range(v["phonons"]),
+                _range(v["random"]),
+                v["unit"],
+                f"{v['ratio']:.2f}",
+                "yes" if v["clear"] else "no",
+            ]
+            for v in found
+        ],
+        "Mean absolute error on the dynamics, mean over seeds (smallest to largest). Above 1 in the last column but one, the "
+        "phonon set teaches more. Clear: the ranges over seeds do not overlap.",
+    )
+
+
+def _crystal(page: Report, folder: Path, crystal: str, plan: dict[str, Any]) -> None:
+    page.section(f"{crystal}: how its atoms move")
+    sampling = json.loads((folder / "sampling.json").read_text())
+    unstable = [f for f in sampling["findings"] if "imaginary" in f]
+    if unstable:
+        page.note(unstable[0][0].upper() + unstable[0][1:] + ".")
+    page.text("\n\n".join(_sentence(f) for f in sampling["findings"]))
+    page.figure(
+        plots.dispersion(
+            {name: [(b["distance"], b["frequencies"])] for name, b in sampling["bands"].items()},
+            sampling["bands"]["harmonic"]["ticks"],
+            {name: (d["frequencies"], d["density"]) for name, d in sampling["dos"].items()},
+        ),
+        f"Phonon dispersion and density of states of {crystal}. Frequencies below zero stand for imaginary ones."
+        + (
+            f" Effective: force constants fitted to molecular dynamics at {plan['temperature']:g} K."
+            if "effective" in sampling["bands"]
+            else ""
+        ),
+    )
+    page.figure(
+        plots.mean_square_displacement(sampling["displacements"]),
+        "Mean-square displacement per Cartesian component of the sampled sets and of the dynamics, with standard errors, "
+        "beside the analytic value for the phonons used. The random set is matched to the phonon set over all atoms, not "
+        "species by species. Snapshots with a distance below 0.75 of the shortest bond were drawn again.",
+    )
+    page.crystal(
+        read_labelled(folder / "phonons-labelled.extxyz")[0], f"A configuration of {crystal} from its lattice vibrations.", None
+    )
+
+
+def _learning(page: Report, rows: Rows, title: str, plan: dict[str, Any]) -> None:
+    page.section(title)
+    rows = [r for r in rows if r["set"] != "both"]
+    seeds = len({r["seed"] for r in rows})
+    for target in dict.fromkeys(r["target"] for r in rows if r["target"] != "stress"):
+        mine = [r for r in rows if r["target"] == target]
+        page.figure(
+            plots.learning_curves(
+                [{**r, "value": r["mae"]} for r in mine], f"MAE of the {_NAMES.get(target, target)}", mine[0]["unit"]
+            ),
+            f"Error on {mine[0]['n_test']} snapshots of the dynamics against the number of labels; {seeds} seeds as points.",
+        )
+    for target in dict.fromkeys(r["target"] for r in rows if r["parity"] is not None and r["target"] in ("energy", "band_gap")):
+        groups = {}
+        for r in rows:
+            if r["target"] == target and r["model"] == "painn" and r["seed"] == min(x["seed"] for x in rows):
+                if r["size"] == max(x["size"] for x in rows):
+                    groups[r["set"]] = tuple(map(np.asarray, r["parity"]))
+        unit = {"energy": "eV/atom"}.get(target, "eV")
+        page.figure(
+            plots.parity(groups, unit, _NAMES[target].capitalize()),
+            "Every snapshot of the dynamics, predicted by PaiNN trained on each set (largest size, first seed).",
+        )
+
+
+def _gap(page: Report, folder: Path, rows: Rows, attribution: dict[str, Any], plan: dict[str, Any]) -> None:
+    mine = [r for r in rows if r["crystal"] == GAP]
+    page.section("Band gap of Ag3SBr, labels from DFT")
+    page.text(
+        "58 configurations of 40 atoms with PBE labels (GPAW, see the data set **Ag3SBr-pbe**): 20 from phonons and 19 random to "
+        "learn from, 19 from molecular dynamics at 300 and 600 K to be tested on. These two training sets cover two temperatures and "
+        "two amplitudes and are not matched in mean-square displacement as those above are."
+    )
+    _learning(page, mine, "Band gap: what the models learned", plan)
+    both = [r for r in mine if r["set"] == "both"]
+    page.table(
+        ["target", "seed", "MAE", "RMSE", "R2", "unit of errors"],
+        [[_NAMES[r["target"]], r["seed"], f"{r['mae']:.3f}", f"{r['rmse']:.3f}", f"{r['r2']:.2f}", r["unit"]] for r in both],
+        f"PaiNN trained on both sets together ({both[0]['size']} configurations), scored on the dynamics. These models are explained below.",
+    )
+    page.section("Which bonds make the gap")
+    kinds, values, lengths = (np.asarray(attribution[k]) for k in ("kinds", "value", "length"))
+    page.text(
+        "Every bond of one snapshot of the dynamics is faded in from nothing to whole; its attribution is the integral of the "
+        "prediction's derivative along the way (integrated gradients). It is averaged over the models of all seeds, which differ by "
+        f"{attribution['spread_over_seeds'] * 1e3:.1f} meV per bond on average. Whether such attributions can be trusted is a "
+        "separate question, not answered here."
+    )
+    page.table(
+        ["bond", "number", "mean |attribution| (meV)", "sum (eV)"],
+        [
+            [k, int((kinds == k).sum()), f"{1e3 * np.abs(values[kinds == k]).mean():.2f}", f"{values[kinds == k].sum():+.3f}"]
+            for k in sorted(set(kinds), key=lambda k: -np.abs(values[kinds == k]).mean())
+        ],
+        "Attribution of the band gap by kind of bond (all pairs within the cutoff of the network).",
+    )
+    top = np.abs(values).max() or 1.0
+    page.figure(
+        plots.attribution_by_bond(
+            [
+                {"bond": k, "weight": abs(v) / top, "length": d}
+                for k, v, d in zip(kinds, values, lengths, strict=True)
+            ]
+        ),
+        f"Absolute attribution of every pair by kind and by length; 1 stands for {1e3 * top:.1f} meV.",
+    )
+    page.crystal(
+        read_labelled(folder / "gap" / "explained.extxyz")[0],
+        "The explained snapshot. Pairs up to 3.2 Angstrom are drawn as bonds, coloured by their absolute attribution relative "
+        "to the largest one drawn.",
+        _drawn(attribution),
+    )
+
+
+def _drawn(attribution: dict[str, Any]) -> list[tuple[int, int, tuple[int, int, int], float]]:
+    keep = [k for k, d in enumerate(attribution["length"]) if d < 3.2]
+    top = max((abs(attribution["value"][k]) for k in keep), default=1.0) or 1.0
+    return [
+        (
+            attribution["i"][k],
+            attribution["j"][k],
+            tuple(attribution["shift"][k]),
+            abs(attribution["value"][k]) / top,
+        )
+        for k in keep
+    ]
+
+
+def _method(page: Report, plan: dict[str, Any]) -> None:
+    page.section("What was done")
+    page.text(
+        f"Each crystal was relaxed with {plan['engine']} (cell and atoms, symmetry kept) and repeated "
+        f"{' x '.join(map(str, plan['supercell']))}. Harmonic force constants come from finite displacements. Where modes are "
+        f"imaginary, effective force constants were fitted to {plan['fit_snapshots']} snapshots of Langevin dynamics at "
+        f"{plan['temperature']:g} K; a second, independent trajectory gives the {plan['test']} test snapshots."
+    )
+    page.text(
+        f"The phonon set is drawn with {plan['statistics']} statistics, as the dynamics is classical. The random set is isotropic, Gaussian, "
+        "mean-free, and has the mean-square displacement of the phonon set. Subsets of one seed are nested."
+    )
+    page.text(
+        f"**painn**: equivariant network, {plan['layers']} layers of {plan['width']} features, {plan['steps']} optimiser steps at every "
+        "size, no validation set: the last averaged weights count. **ridge**: linear regression on pair and angle distributions, the floor that a network "
+        "has to beat; it learns energy and pressure only. No target is ever dropped before scoring."
+    )
+
+
+def _range(values: Iterable[float]) -> str:
+    values = list(values)
+    return f"{np.mean(values):.3g} ({min(values):.3g} to {max(values):.3g})"
+
+
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:].rstrip(".") + "."

@@ -1,0 +1,13 @@
+"""The verbs of ``vibronic``: plain functions that mean the same on the command line, in YAML and in Python."""
+
+from collections.abc import Callable
+from typing import Any
+
+from vibronic.verbs.configurations import data, label, sample
+from vibronic.verbs.learning import evaluate, explain, models, predict, train
+from vibronic.verbs.studies import demo, doctor, report, study
+
+VERBS: tuple[Callable[..., Any], ...] = (
+    demo, sample, label, train, predict, explain, evaluate, study, report, models, data, doctor,
+)  # fmt: skip
+"""In the order in which a user meets them."""

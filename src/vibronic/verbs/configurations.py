@@ -1,0 +1,258 @@
+"""Verbs about structures: drawing configurations, labelling them, named sets."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from vibronic.core.errors import VibronicError
+from vibronic.core.provenance import run_record
+from vibronic.verbs.common import Setting, say
+
+
+def sample(
+    crystal: str,
+    method: Literal["phonons", "rattle", "md"] = "phonons",
+    temperature: float = 300.0,
+    supercell: tuple[int, int, int] = (2, 2, 2),
+    n: int = 100,
+    statistics: Literal["quantum", "classical"] = "quantum",
+    imaginary: Literal["refuse", "freeze", "effective", "sscha", "cap"] = "refuse",
+    engine: str = "sevennet",
+    settings: dict[str, Setting] | None = None,
+    force_constants: Path | None = None,
+    relax: bool = False,
+    plus_minus: bool = False,
+    min_distance: float | None = None,
+    modes: list[int] | None = None,
+    distribution: Literal["gaussian", "uniform-positive", "monte-carlo"] = "gaussian",
+    amplitude: float | None = None,
+    match: Path | None = None,
+    per: Literal["overall", "species"] = "overall",
+    timestep: float = 2.0,
+    equilibration: int = 200,
+    interval: int = 20,
+    strain: float | None = None,
+    substitute: str | None = None,
+    vacancies: str | None = None,
+    out: Path = Path("sampled.extxyz"),
+    seed: int = 0,
+) -> Path:
+    """Draw many configurations of one crystal: from lattice vibrations, at random, or from molecular dynamics.
+
+      vibronic sample NaCl --temperature 300 --supercell 2 2 2 -n 100 --out hot.extxyz
+      vibronic sample Ag3SBr --imaginary effective --temperature 300 -n 100 --out hot.extxyz
+      vibronic sample POSCAR --method rattle --match hot.extxyz -n 100 --out random.extxyz
+
+    The crystal is taken as given unless --relax says otherwise.
+
+    Args:
+        crystal: CIF, POSCAR, ... or a name (see 'vibronic data').
+        method: phonons, rattle (random) or md (Langevin dynamics; keeps its labels).
+        temperature: K.
+        supercell: repeats of the cell.
+        n: configurations.
+        statistics: quantum (with zero-point motion) or classical.
+        imaginary: what to do about imaginary modes: refuse, freeze them, fit effective force constants to dynamics at
+            this temperature, sscha, or cap their frequency.
+        engine: computes forces (see 'vibronic doctor').
+        settings: of the engine, e.g. --settings.ecut 500.
+        force_constants: phonopy.yaml, FORCE_SETS or FORCE_CONSTANTS to use instead of the engine; the crystal and the
+            supercell then come from these files.
+        relax: relax atoms and cell first, keeping the symmetry.
+        plus_minus: phonons: in pairs +u, -u.
+        min_distance: Angstrom; configurations with a shorter distance are drawn again.
+        modes: phonons: indices of the only modes to displace.
+        distribution: rattle: gaussian (mean-free), uniform-positive (the paper's U(0, A)) or monte-carlo.
+        amplitude: rattle: rms displacement of an atom (or A), Angstrom.
+        match: rattle: a sampled file of the same supercell whose mean-square displacement is matched.
+        per: rattle with match: overall, or species by species.
+        timestep: md: fs.
+        equilibration: md: steps before the first snapshot.
+        interval: md: steps between snapshots.
+        strain: strain the crystal first, isotropically, e.g. 0.01.
+        substitute: on the supercell first, e.g. Br:I:0.5 (half of the Br become I).
+        vacancies: in the supercell first, e.g. S:1.
+        out: extxyz.
+        seed: same seed, same configurations.
+
+    Returns:
+        The file written.
+    """
+    config = dict(locals())
+    from vibronic.data import sources
+    from vibronic.data.dataset import read_structures, write_structures
+    from vibronic.labelling import engines
+    from vibronic.sampling import checks, disorder, phonons
+    from vibronic.sampling import dynamics as md
+    from vibronic.sampling import files as phonopy_files
+    from vibronic.sampling import rattle as random_displacements
+    from vibronic.sampling.relax import relax as relaxed
+
+    if force_constants is not None and (method != "phonons" or substitute or vacancies or strain is not None or relax):
+        raise VibronicError(
+            "force constants from files belong to one ideal crystal: use them with --method phonons alone"
+        )
+    needs_engine = (force_constants is None and (method != "rattle" or relax)) or imaginary in ("effective", "sscha")
+    calculator: Any = engines.engine(engine, **(settings or {})).calculator() if needs_engine else None
+    with run_record(out, "sample", config, seed) as record:
+        findings: list[str] = []
+        atoms = sources.crystal(crystal)
+        if not atoms.pbc.all() and method == "phonons":
+            raise VibronicError(f"{crystal} is not periodic in three directions; phonons need a crystal")
+        atoms.info.setdefault("parent", Path(crystal).stem)
+        if strain is not None:
+            atoms = disorder.strain(atoms, strain)
+        if relax:
+            atoms = relaxed(atoms, calculator)
+        reference = atoms.repeat(supercell) if atoms.pbc.all() else atoms
+        reference.info = {"parent": atoms.info["parent"]}
+        if substitute:
+            old, new, fraction = _parts(substitute, "--substitute", "Br:I:0.5", 3)
+            reference = disorder.substitute(reference, old, new, _number(fraction, "--substitute"), seed)
+        if vacancies:
+            species, count = _parts(vacancies, "--vacancies", "S:1", 2)
+            reference = disorder.vacancies(reference, species, int(_number(count, "--vacancies")), seed)
+        sampler: Any
+        if method == "phonons":
+            if force_constants is not None:
+                constants = phonopy_files.read_force_constants(force_constants)
+            elif substitute or vacancies:
+                constants = phonons.force_constants(reference, (1, 1, 1), calculator)
+            else:
+                constants = phonons.force_constants(atoms, supercell, calculator)
+            constants.supercell.info["parent"] = atoms.info["parent"]
+            sampler, said = phonons.prepare_phonons(
+                constants, temperature, imaginary, statistics, calculator, plus_minus, min_distance, seed=seed
+            )
+            if modes:
+                sampler = replace(sampler, modes=modes)
+            findings += said
+            reference = constants.supercell
+        elif method == "rattle":
+            if (amplitude is None) == (match is None):
+                raise VibronicError("rattle needs either --amplitude (Angstrom) or --match (a sampled file)")
+            if amplitude is None:
+                sampler = random_displacements.Rattle.matched_to(
+                    read_structures(str(match)), reference, per, distribution, min_distance
+                )
+            else:
+                sampler = random_displacements.Rattle(amplitude, distribution, min_distance=min_distance)
+        else:
+            sampler = md.Dynamics(
+                calculator, temperature, timestep, equilibration=equilibration, interval=interval, progress=True
+            )
+        frames = sampler.sample(reference, n, seed)
+        findings += checks.check_snapshots(frames, reference, sampler if method == "phonons" else None)
+        write_structures(out, frames)
+        record["findings"] = findings
+    for finding in findings:
+        say(finding)
+    say(f"{len(frames)} configurations of {len(reference)} atoms: {out}")
+    return out
+
+
+def label(
+    structures: str,
+    engine: str = "sevennet",
+    settings: dict[str, Setting] | None = None,
+    executor: Literal["in-process", "local", "dask"] = "local",
+    workers: int = 1,
+    timeout: float | None = None,
+    retry_failed: bool = False,
+    ledger: Path | None = None,
+    out: Path = Path("labelled.extxyz"),
+) -> Path:
+    """Compute energy, forces, stress, gap, ... of every structure, crash-safe: nothing is ever computed twice.
+
+      vibronic label hot.extxyz --engine sevennet --workers 2 --out labelled.extxyz
+      vibronic label hot.extxyz --engine gpaw --settings.ecut 500 --timeout 3600 --out labelled.extxyz
+
+    Every label is written to the ledger the moment it exists; run the same command again after any accident.
+
+    Args:
+        structures: file, folder or name (see 'vibronic data').
+        engine: see 'vibronic doctor'; 'files' takes labels that the structures already carry (VASP, QE output).
+        settings: of the engine, e.g. --settings.ecut 500.
+        executor: in-process, local processes, or dask (LocalCluster).
+        workers: processes, one thread each.
+        timeout: seconds per structure, after which it is given up and its process replaced.
+        retry_failed: try failed structures again.
+        ledger: SQLite file; beside --out where none is given.
+        out: labelled extxyz, in the order of the input, without the failed ones.
+
+    Returns:
+        The file written.
+    """
+    from vibronic.data import sources
+    from vibronic.data.dataset import write_structures
+    from vibronic.labelling import engines
+    from vibronic.labelling import label as labelling
+
+    config: dict[str, Any] = {
+        "structures": structures,
+        "engine": engine,
+        "settings": settings,
+        "executor": executor,
+        "workers": workers,
+    }
+    config |= {"timeout": timeout, "retry_failed": retry_failed, "ledger": ledger, "out": out}
+    frames = sources.structures(structures)
+    ledger = ledger or out.with_suffix(".ledger.sqlite")
+    with run_record(out, "label", config) as record:
+        report = labelling.label(
+            frames,
+            engines.engine(engine, **(settings or {})),
+            ledger,
+            executor=executor,
+            workers=workers,
+            timeout=timeout,
+            retry_failed=retry_failed,
+        )
+        write_structures(out, report.labelled)
+        record |= {"computed": report.computed, "reused": report.reused, "failures": report.failures}
+    for index, reason in report.failures:
+        say(f"structure {index} failed: {reason}")
+    say(f"{len(report.labelled)} labelled ({report.computed} computed, {report.reused} from the ledger): {out}")
+    return out
+
+
+def data(name: str | None = None, out: Path | None = None) -> None:
+    """List the named data sets, or describe one and write it to a file.
+
+      vibronic data
+      vibronic data Ag3SBr-pbe --out gaps.extxyz
+
+    Args:
+        name: of a set; a file works too.
+        out: where to write it.
+    """
+    from vibronic.data import sources
+    from vibronic.data.dataset import describe, write_structures
+
+    if name is None:
+        for key, source in sources.SOURCES.items():
+            there = "" if sources.available(key) else "  (set VIBRONIC_DATA)"
+            say(f"{key:14s} {source.summary} [{source.licence}]{there}")
+        return
+    frames = sources.structures(name)
+    for key, value in describe(frames).items():
+        say(f"{key}: {value}")
+    if out is not None:
+        write_structures(out, frames)
+        say(f"written: {out}")
+
+
+def _parts(text: str, option: str, example: str, count: int) -> list[str]:
+    parts = text.split(":")
+    if len(parts) != count:
+        raise VibronicError(f"{option} looks like {example}, not '{text}'")
+    return parts
+
+
+def _number(text: str, option: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise VibronicError(f"{option}: '{text}' is not a number") from error

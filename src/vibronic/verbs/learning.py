@@ -1,0 +1,305 @@
+"""Verbs about models: training, predicting, explaining, scoring."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+from vibronic.core.errors import VibronicError
+from vibronic.core.provenance import check_writable, run_record, writable, write_json
+from vibronic.learning.recipe import Training
+from vibronic.verbs.common import Setting, say
+
+
+def train(
+    kind: Literal["painn", "cgcnn", "ridge"],
+    data: str,
+    targets: list[str] | None = None,
+    units: dict[str, str] | None = None,
+    validation: str | None = None,
+    test: str | None = None,
+    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1),
+    preset: Literal["paper2025"] | None = None,
+    model: dict[str, Setting] | None = None,
+    training: Training = Training(),  # noqa: B008
+    device: str = "auto",
+    devices: int = 1,
+    out: Path = Path("runs/model"),
+    seed: int = 0,
+) -> Path:
+    """Train a property model on labelled structures; the folder it writes is the model.
+
+      vibronic train painn labelled.extxyz --targets energy forces stress --out runs/potential
+      vibronic train painn Ag3SBr-pbe --targets band_gap vbm --training.epochs 200 --out runs/gap
+      vibronic train cgcnn Ag3SBr-pbe --targets band_gap --preset paper2025 --out runs/paper
+      vibronic train ridge labelled.extxyz --targets energy pressure --out runs/floor
+
+    A killed training goes on with the same command.
+
+    Args:
+        kind: painn (equivariant; energy, forces, stress and scalars), cgcnn (the paper's), ridge (pairs and angles).
+        data: labelled extxyz, folder or name (see 'vibronic data').
+        targets: what to learn; what the data carries of energy, forces, stress where none are given.
+        units: of targets that Vibronic does not know, e.g. --units.my_gap eV.
+        validation: labelled file to choose the best epoch on, instead of a part of the data.
+        test: labelled file to score on, instead of a part of the data.
+        fractions: training, validation and test part of the data, where no such files are given.
+        preset: paper2025, the settings of arXiv 2511.15222's scripts (cgcnn).
+        model: settings of the model, e.g. --model.width 64 --model.cutoff 5.0.
+        training: how to train, e.g. --training.epochs 200.
+        device: auto, cpu, gpu, ...
+        devices: processes; more than one trains with DDP.
+        out: model folder, with logs and checkpoints.
+        seed: of the split, the weights and the order of the data.
+
+    Returns:
+        The model folder.
+    """
+    import torch
+
+    from vibronic.core.targets import TARGETS
+    from vibronic.data import sources
+    from vibronic.data.dataset import GraphData, declared_units, describe, label_of, labels_of, split
+    from vibronic.learning import store
+    from vibronic.learning.prediction import intervals, predict, score
+    from vibronic.properties.descriptors import DescriptorRidge
+
+    config: dict[str, Any] = {
+        "kind": kind,
+        "data": data,
+        "targets": targets,
+        "validation": validation,
+        "test": test,
+        "preset": preset,
+    }
+    if devices < 1:
+        raise VibronicError(f"--devices is the number of processes, at least 1, not {devices}")
+    if not fractions[0] > 0 or min(fractions) < 0:
+        raise VibronicError(f"--fractions are shares for training (more than 0), validation and test, not {fractions}")
+    config |= {
+        "fractions": fractions,
+        "model": model,
+        "training": asdict(training),
+        "device": device,
+        "devices": devices,
+    }
+    frames = sources.structures(data)
+    if targets is None:
+        targets = [t for t in ("energy", "forces", "stress") if label_of(frames[0], t) is not None]
+        if kind != "painn":
+            targets = [t.replace("stress", "pressure") for t in targets if t != "forces"]
+        if not targets:
+            raise VibronicError(f"{data} carries no energies; say what to learn with --targets")
+    declared = declared_units(sources.resolve(data))
+    units = {**{t: declared[t] for t in targets if t in declared and t not in TARGETS}, **(units or {})}
+    settings: dict[str, Any] = {"targets": targets, "units": units or None, **(model or {})}
+    if preset is not None:
+        from vibronic.properties.cgcnn import PAPER2025
+
+        if kind != "cgcnn":
+            raise VibronicError(f"the preset {preset} belongs to cgcnn, not {kind}")
+        settings = {**PAPER2025["model"], **settings}
+        training = Training(**PAPER2025["training"])
+    unknown = [t for t in targets if t not in TARGETS and t not in units]
+    if unknown:
+        raise VibronicError(f"what is the unit of '{unknown[0]}'? give it with --units.{unknown[0]} UNIT")
+    torch.manual_seed(seed)
+    network = store.build(kind, **settings)
+    shares = [fractions[0], 0.0 if validation else fractions[1], 0.0 if test else fractions[2]]
+    parts = iter(split(frames, [s for s in shares if s > 0], seed))
+    taken = [[frames[k] for k in next(parts)] if s > 0 else [] for s in shares]
+    fitted = taken[0]
+    chosen = sources.structures(validation) if validation else taken[1]
+    scored = sources.structures(test) if test else taken[2]
+    for file, labelled in ((data, frames), (validation, chosen), (test, scored)):
+        for k, atoms in enumerate(labelled if file else ()):
+            labels_of(atoms, network.targets, f"{file}, structure {k}")
+    check_writable(out)
+    with run_record(out, "train", config, seed) as record:
+        if isinstance(network, DescriptorRidge):
+            fitted, chosen = [*fitted, *chosen], []  # its penalty is chosen within the training set
+            network.fit(GraphData(fitted, network.targets, network.cutoff).batch().to(dtype=torch.float64))
+        else:
+            from vibronic.learning.training import fit
+
+            graphs = [GraphData(part, network.targets, network.cutoff) for part in (fitted, chosen)]
+            record["last"] = fit(
+                network, graphs[0], graphs[1] if chosen else None, out, training, seed, device, devices
+            )
+        card = store.Card(describe(fitted), licence="as the data")
+        if scored:
+            card.scores, card.units = score(network.targets, predict(network, scored), scored)
+        if chosen:
+            card.intervals = intervals(network.targets, predict(network, chosen), chosen)
+        store.save(network, out, card)
+        record["scores"] = card.scores
+    for name, value in card.scores.items():
+        if name.startswith(("mae", "r2")):
+            say(f"{name.replace('_', ' of ', 1)}: {value:.4g} {card.units[name]} ({len(scored)} unseen structures)")
+    say(f"model: {out}")
+    return out
+
+
+def predict(
+    model: str, structures: str, device: str = "cpu", batch_size: int = 16, out: Path = Path("predictions.csv")
+) -> Path:
+    """Predict properties of structures with a trained model.
+
+      vibronic predict runs/gap hot.extxyz --out predictions.csv
+
+    One row per structure, units in the header, a 90 % interval where the model was calibrated. Forces go to an extxyz
+    beside the table.
+
+    Args:
+        model: model folder, or the name of a shipped model (see 'vibronic models').
+        structures: file, folder or name (see 'vibronic data').
+        device: auto, cpu, cuda, ...
+        batch_size: structures at once.
+        out: CSV.
+
+    Returns:
+        The table written.
+    """
+    import numpy as np
+    from ase.calculators.singlepoint import SinglePointCalculator
+
+    from vibronic.data import sources
+    from vibronic.data.dataset import write_structures
+    from vibronic.learning import prediction, store
+
+    network, card = store.load(model)
+    frames = sources.structures(structures)
+    with run_record(out, "predict", {"model": model, "structures": structures, "device": device}) as record:
+        predicted = prediction.predict(network, frames, batch_size, device)
+        prediction.write_predictions(out, network.targets, predicted, frames, card.intervals)
+        if "forces" in predicted:
+            copies = [atoms.copy() for atoms in frames]
+            for k, atoms in enumerate(copies):
+                values = {t: predicted[t][k] for t in ("forces", "stress") if t in predicted}
+                values = {t: v for t, v in values.items() if np.isfinite(v).all()}  # a molecule has no stress
+                atoms.calc = SinglePointCalculator(atoms, energy=float(predicted["energy"][k]), **values)
+            write_structures(out.with_suffix(".extxyz"), copies)
+        record["structures"] = len(frames)
+    say(f"{len(frames)} predictions: {out}")
+    return out
+
+
+def explain(
+    model: str, structures: str, target: str | None = None, steps: int = 32, out: Path = Path("why.csv")
+) -> Path:
+    """Which bonds move a prediction: integrated gradients over the presence of every bond.
+
+      vibronic explain runs/gap hot.extxyz --target band_gap --out why.csv
+
+    Attributions are in the target's unit and sum, over the bonds of a structure, to the prediction minus that of the
+    same atoms without any bond.
+
+    Args:
+        model: model folder or name.
+        structures: file, folder or name.
+        target: scalar target to explain; the model's first where none is given.
+        steps: points of the integral.
+        out: CSV, one row per bond.
+
+    Returns:
+        The table written.
+    """
+    import csv
+
+    from rich.progress import track
+
+    from vibronic.data import sources
+    from vibronic.explain.attribution import attribute
+    from vibronic.learning import store
+
+    network, _ = store.load(model)
+    frames = sources.structures(structures)
+    target = target or next((t.name for t in network.targets if not t.shape), "")
+    unit = next((t.unit for t in network.targets if t.name == target), "")
+    totals: dict[str, list[float]] = {}
+    config = {"model": model, "structures": structures, "target": target, "steps": steps}
+    with (
+        run_record(out, "explain", config) as record,
+        writable(out) as temporary,
+        temporary.open("w", newline="") as file,
+    ):
+        table = csv.writer(file)
+        table.writerow(["structure", "atom_i", "atom_j", "shift", "bond", "length [Angstrom]", f"attribution [{unit}]"])
+        for k, atoms in enumerate(track(frames, "Explaining", transient=True)):
+            found = attribute(network, atoms, target, steps)
+            for i, j, s, kind, length, value in zip(
+                found.i, found.j, found.shift, found.kinds, found.length, found.value, strict=True
+            ):
+                table.writerow([k, i, j, " ".join(map(str, s)), kind, f"{length:.4f}", f"{value:.6g}"])
+                totals.setdefault(str(kind), []).append(abs(float(value)))
+        record["mean_absolute_attribution"] = {kind: sum(v) / len(v) for kind, v in totals.items()}
+    for kind, values in sorted(totals.items(), key=lambda kv: -sum(kv[1]) / len(kv[1])):
+        say(f"{kind}: mean |attribution| {sum(values) / len(values):.3g} {unit} over {len(values)} bonds")
+    say(f"attributions: {out}")
+    return out
+
+
+def evaluate(
+    what: Literal["predictions"], file: Path, reference: str, out: Path = Path("metrics.json")
+) -> dict[str, Any]:
+    """Score a file of predictions against labels: MAE, RMSE, R2 of every target, every structure counted.
+
+      vibronic evaluate predictions predictions.csv --reference labelled.extxyz --out metrics.json
+
+    Args:
+        what: kind of file.
+        file: predictions.csv.
+        reference: labelled structures, in the same order.
+        out: JSON.
+
+    Returns:
+        The metrics, with their units under ``units``.
+    """
+    import numpy as np
+
+    from vibronic.core.targets import target
+    from vibronic.core.units import conversion
+    from vibronic.data import sources
+    from vibronic.learning.prediction import read_predictions, score
+
+    rows, frames = read_predictions(file), sources.structures(reference)
+    if len(rows) != len(frames):
+        raise VibronicError(f"{file} has {len(rows)} rows but {reference} has {len(frames)} structures")
+    for k, (row, atoms) in enumerate(zip(rows, frames, strict=True)):
+        if row.get("formula") != atoms.get_chemical_formula():
+            raise VibronicError(f"row {k} is {row.get('formula')} but structure {k} is {atoms.get_chemical_formula()}")
+    columns: dict[str, tuple[str, str]] = {}
+    for column in rows[0]:
+        name, _, unit = column.partition(" [")
+        if unit and not name.endswith(("_low", "_high", "_xx", "_yy", "_zz", "_yz", "_xz", "_xy")):
+            columns[name] = (column, unit.rstrip("]"))
+    try:
+        values = {name: np.array([float(row[column]) for row in rows]) for name, (column, _) in columns.items()}
+    except (TypeError, ValueError) as error:
+        raise VibronicError(f"{file} has an entry that is not a number ({error})") from error
+    if not values:
+        raise VibronicError(f"{file} has no column of predictions such as 'band_gap [eV]'")
+    targets = [target(name, unit) for name, (_, unit) in columns.items()]
+    for t in targets:
+        if not np.isfinite(values[t.name]).all():
+            raise VibronicError(f"{file} has a prediction of '{t.name}' that is not a finite number")
+        values[t.name] *= conversion(columns[t.name][1], t.unit)
+    scores, units = score(targets, values, frames)
+    metrics = {**scores, "units": units}
+    with run_record(out, "evaluate", {"what": what, "file": file, "reference": reference}):
+        write_json(out, metrics)
+    for name, value in scores.items():
+        say(f"{name}: {value:.5g} {units[name]}")
+    return metrics
+
+
+def models() -> list[str]:
+    """List the kinds of model and the models that ship with the package."""
+    from vibronic.learning import store
+
+    for kind, (module, name) in store.MODELS.items():
+        say(f"{kind:10s} {module}.{name}")
+    names = store.shipped()
+    say("shipped: " + (", ".join(names) if names else "none yet; train one with 'vibronic train'"))
+    return names
