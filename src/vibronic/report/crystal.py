@@ -43,7 +43,7 @@ def element_color(symbol: str) -> str:
 def scene(atoms: Atoms, bonds: Iterable[Bond] | None = None) -> dict[str, Any]:
     """Everything the viewer draws.
 
-    A bond that leaves the cell towards an atom that is not drawn ends half-way, on both sides of the cell.
+    A bond that leaves the cell and whose two ends are nowhere drawn together ends half-way on both sides of the cell.
 
     Args:
         atoms: molecule or crystal.
@@ -130,16 +130,13 @@ def _cylinders(atoms: Atoms, images: list[list[Shift]], bonds: Weights) -> list[
     cylinders: list[dict[str, Any]] = []
     for (i, j, shift), weight in sorted(bonds.items(), key=lambda bond: bond[0]):
         vector = atoms.positions[j] + shift @ cell - atoms.positions[i]
-        back = tuple(-s for s in shift)
         ends = [
             (atoms.positions[i] + home @ cell, vector)
             for home in images[i]
             if tuple(h + s for h, s in zip(home, shift)) in images[j]
         ]
-        if shift not in images[j]:
-            ends.append((atoms.positions[i], vector / 2))
-        if back not in images[i]:
-            ends.append((atoms.positions[j], -vector / 2))
+        if not ends:
+            ends = [(atoms.positions[i], vector / 2), (atoms.positions[j], -vector / 2)]
         look = {
             "radius": 0.08 if weight is None else round(0.04 + 0.12 * weight, 3),
             "color": PLAIN if weight is None else color_scale([weight])[0],

@@ -1,4 +1,4 @@
-"""One self-contained HTML page: text, figures, tables and crystals that open without a network, today and in ten years."""
+"""One self-contained HTML page: text, figures, tables and crystals that need no network."""
 
 from __future__ import annotations
 
@@ -62,8 +62,10 @@ class Report:
     def figure(self, figure: Figure, caption: str) -> None:
         """A plotly figure, for example from :mod:`vibronic.report.plots`."""
         self._count["plot"] += 1
-        height = figure.layout.height or 440
-        widget = _widget("plot", figure.to_json(), f"Plot: {caption}", f"height:{height:g}px")
+        width, height = figure.layout.width, figure.layout.height or 440
+        # A figure with a width of its own keeps its proportions on a narrow screen; any other keeps its height.
+        style = f"max-width:{width:g}px;aspect-ratio:{width:g}/{height:g}" if width else f"height:{height:g}px"
+        widget = _widget("plot", figure.to_json(), f"Plot: {caption}", style)
         self._caption("figure", widget, caption)
 
     def crystal(self, atoms: Atoms, caption: str, bonds: Iterable[Bond] | None = None) -> None:
@@ -233,7 +235,7 @@ def _column(values: Sequence[Any]) -> list[str]:
     floats = [abs(float(v)) for v in values if isinstance(v, float | np.floating) and math.isfinite(v) and v]
     decimals = min(6, max(0, 2 - math.floor(math.log10(min(floats))))) if floats else 1
     # A column over more than five decades would be all zeros or all digits: there each cell has its own digits.
-    spread = bool(floats) and max(floats) / min(floats) > 1e5 or decimals == 6
+    spread = decimals == 6 or (bool(floats) and max(floats) / min(floats) > 1e5)
     return [_cell(v, None if spread else decimals) for v in values]
 
 
@@ -244,11 +246,8 @@ def _cell(value: Any, decimals: int | None) -> str:
         return "yes" if value else "no"
     if isinstance(value, int | np.integer):
         # A narrow no-break space parts thousands in every language.
-        return (
-            f"{int(value):,}".replace(",", "\u202f").replace("-", "−")
-            if abs(value) >= 10_000
-            else f"{value}".replace("-", "−")
-        )
+        number = int(value)
+        return (f"{number:,}".replace(",", "\u202f") if abs(number) >= 10_000 else str(number)).replace("-", "−")
     if isinstance(value, float | np.floating):
         text = f"{value:.3g}" if decimals is None else f"{value:.{decimals}f}"
         mantissa, _, exponent = text.partition("e")

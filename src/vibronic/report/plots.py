@@ -49,6 +49,7 @@ def _template() -> Template:
             "height": 440,
             "hoverlabel": {"font": {"size": 13}},
             "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"},
+            "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": "#8a8a88", "activecolor": "#4a4a48"},
             "margin": {"l": 60, "r": 16, "t": 24, "b": 50},
             "paper_bgcolor": "rgba(0,0,0,0)",
             "plot_bgcolor": "rgba(0,0,0,0)",
@@ -163,9 +164,16 @@ def learning_curves(rows: Rows, metric: str, unit: str = "") -> Figure:
     )
     figure.update_yaxes(title_text=_with_unit(metric, unit))
     if (values > 0).all():
-        # D2 labels 1, 2 and 5 of each decade: one decade is what most learning curves span.
-        figure.update_yaxes(type="log", dtick="D2")
+        marks = _decade_marks(float(values.min()), float(values.max()))
+        figure.update_yaxes(type="log", tickvals=marks, ticktext=[f"{mark:g}" for mark in marks])
     return _styled(figure)
+
+
+def _decade_marks(low: float, high: float) -> list[float]:
+    """Round values of a logarithmic axis; plotly's own labels leave out the leading digits within a decade."""
+    steps = (1, 2, 5) if high / low > 8 else (1, 1.5, 2, 3, 4, 5, 6, 8)
+    decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    return [float(f"{step}e{decade}") for decade in decades for step in steps]
 
 
 def parity(groups: Mapping[str, tuple[ArrayLike, ArrayLike]], unit: str, title: str) -> Figure:
@@ -215,7 +223,7 @@ def parity(groups: Mapping[str, tuple[ArrayLike, ArrayLike]], unit: str, title: 
         )
     figure.update_xaxes(title_text=_with_unit(f"{title}, reference", unit), range=ends, constrain="domain")
     figure.update_yaxes(title_text=_with_unit(f"{title}, predicted", unit), range=ends, constrain="domain")
-    return _styled(figure, height=520, yaxis={"scaleanchor": "x"}, legend={"orientation": "v"})
+    return _styled(figure, width=560, height=560, yaxis={"scaleanchor": "x"}, legend={"orientation": "v"})
 
 
 def dispersion(
@@ -240,7 +248,7 @@ def dispersion(
         raise VibronicError("there is nothing to plot: no bands were given")
     columns = 2 if dos else 1
     figure = make_subplots(1, columns, shared_yaxes=True, column_widths=[0.78, 0.22][:columns], horizontal_spacing=0.03)
-    lowest, end = 0.0, 0.0
+    lowest, highest, end = 0.0, 0.0, 0.0
     names = list(dict.fromkeys([*bands, *(dos or {})]))
     for name, segments in bands.items():
         style = {"color": _pick(PALETTE, names.index(name)), "dash": _pick(DASHES, names.index(name)), "width": 1.6}
@@ -253,7 +261,7 @@ def dispersion(
             # One trace for all bands: a NaN row lifts the pen, so the legend and the file stay small.
             xs.append(np.append(np.insert(x, breaks, np.nan), np.nan))
             ys.append(np.vstack([np.insert(y, breaks, np.nan, axis=0), np.full((1, y.shape[1]), np.nan)]))
-            lowest, end = min(lowest, float(y.min())), max(end, float(x.max()))
+            lowest, highest, end = min(lowest, float(y.min())), max(highest, float(y.max())), max(end, float(x.max()))
         if len({y.shape[1] for y in ys}) > 1:
             raise VibronicError(f"the segments of '{name}' differ in their number of bands")
         stacked = np.concatenate(ys)
@@ -285,16 +293,11 @@ def dispersion(
             col=2,
         )
     if lowest < -0.05:
-        figure.add_hrect(y0=1.08 * lowest, y1=0, fillcolor=PALETTE[1], opacity=0.1, line_width=0, layer="below")
-        figure.add_annotation(
-            text="imaginary",
-            x=0.01,
-            xref="x domain",
-            y=1.06 * lowest,
-            yanchor="bottom",
-            xanchor="left",
-            showarrow=False,
-        )
+        floor = 1.35 * lowest
+        figure.add_hrect(y0=floor, y1=0, fillcolor=PALETTE[1], opacity=0.1, line_width=0, layer="below")
+        label = {"xref": "x domain", "yanchor": "bottom", "xanchor": "right", "showarrow": False, "font": {"size": 12}}
+        figure.add_annotation(text="imaginary", x=0.995, y=floor, **label)
+        figure.update_yaxes(range=[floor, 1.04 * highest])
     figure.add_hline(y=0, line={"color": NEUTRAL, "width": 1})
     for position, _ in ticks:
         figure.add_vline(x=position, line={"color": NEUTRAL, "width": 1}, row=1, col=1)
@@ -334,7 +337,7 @@ def mean_square_displacement(rows: Rows) -> Figure:
             y=[row["theory"] for row in own],
             mode="markers",
             marker={"color": color, "size": 22, "symbol": "line-ew", "line": {"color": color, "width": 3}},
-            name=f"{element}, theory",
+            showlegend=False,
             hovertemplate=f"{element}, theory: " + "%{y:.4f} Å²<extra></extra>",
         )
         figure.add_scatter(
@@ -343,9 +346,16 @@ def mean_square_displacement(rows: Rows) -> Figure:
             error_y={"array": [row.get("error") or 0 for row in own], "thickness": 1.5, "width": 4},
             mode="markers",
             marker={"color": color, "size": 9, "symbol": symbol},
-            name=f"{element}, sampled",
+            name=str(element),
             hovertemplate=f"{element}, sampled: " + "%{y:.4f} Å²<extra></extra>",
         )
+    figure.add_scatter(
+        x=[None],
+        y=[None],
+        mode="markers",
+        name="theory",
+        marker={"size": 16, "symbol": "line-ew", "line": {"color": NEUTRAL, "width": 3}},
+    )
     figure.update_xaxes(tickvals=list(range(len(sets))), ticktext=[str(s) for s in sets], showgrid=False)
     figure.update_xaxes(range=[-0.5, len(sets) - 0.5])
     figure.update_yaxes(title_text="⟨<i>u</i>²⟩ per component (Å²)", rangemode="tozero")
@@ -431,11 +441,12 @@ def histogram(groups: Mapping[str, ArrayLike], unit: str, title: str = "Value") 
             y=np.concatenate([[0], np.repeat(share, 2), [0]]),
             mode="lines",
             name=name,
-            line={"color": color, "width": 2, "dash": _pick(DASHES, k)},
+            line={"color": color, "width": 2},
             fill="tozeroy",
             fillcolor=_faded(color, 0.15),
             hovertemplate="%{x:.4g}: %{y:.1f} %<extra>" + name + "</extra>",
         )
-    figure.update_xaxes(title_text=_with_unit(title, unit))
+    step = edges[1] - edges[0]
+    figure.update_xaxes(title_text=_with_unit(title, unit), range=[edges[0] - step, edges[-1] + step])
     figure.update_yaxes(title_text="Share (%)", rangemode="tozero")
     return _styled(figure)

@@ -48,7 +48,8 @@ def write(folder: Path) -> Path:
     _method(page, plan)
     record = folder / "run.json"
     page.provenance({"plan": plan, **(json.loads(record.read_text()) if record.exists() else {})})
-    return page.write(folder / "report.html")
+    page.write(folder / "report.html")
+    return folder / "report.html"
 
 
 def verdicts(rows: Rows) -> Rows:
@@ -88,33 +89,34 @@ def _answer(page: Report, rows: Rows, plan: dict[str, Any]) -> None:
         "make wide ranges: read the table before the count."
     )
     page.table(
-        ["crystal", "model", "target", "training set", "phonons: MAE", "random: MAE", "unit", "random / phonons", "clear"],
+        ["crystal", "model", "target", "labels", "phonons", "random", "ratio", "clear"],
         [
             [
                 v["crystal"],
                 v["model"],
-                _NAMES.get(v["target"], v["target"]),
+                f"{_NAMES.get(v['target'], v['target'])} ({v['unit']})",
                 v["size"],
                 _range(v["phonons"]),
                 _range(v["random"]),
-                v["unit"],
                 f"{v['ratio']:.2f}",
                 "yes" if v["clear"] else "no",
             ]
             for v in found
         ],
-        "Mean absolute error on the dynamics, mean over seeds (smallest to largest). Above 1 in the last column but one, the "
-        "phonon set teaches more. Clear: the ranges over seeds do not overlap.",
+        "Mean absolute error on the dynamics after learning from each set: mean over seeds, smallest to largest in brackets. "
+        "Ratio: random over phonons, above 1 where the phonon set teaches more. Clear: the ranges over seeds do not overlap.",
     )
 
 
 def _crystal(page: Report, folder: Path, crystal: str, plan: dict[str, Any]) -> None:
     page.section(f"{crystal}: how its atoms move")
     sampling = json.loads((folder / "sampling.json").read_text())
-    unstable = [f for f in sampling["findings"] if "imaginary" in f]
-    if unstable:
-        page.note(unstable[0][0].upper() + unstable[0][1:] + ".")
-    page.text("\n\n".join(_sentence(f) for f in sampling["findings"]))
+    if "effective" in sampling["bands"]:
+        page.note(
+            f"The crystal is unstable at 0 K. {_sentence(sampling['findings'][0])} Force constants that describe it at "
+            f"{plan['temperature']:g} K take their place."
+        )
+    page.text("\n".join(f"- {_sentence(f)}" for f in sampling["findings"]))
     page.figure(
         plots.dispersion(
             {name: [(b["distance"], b["frequencies"])] for name, b in sampling["bands"].items()},
@@ -248,7 +250,8 @@ def _method(page: Report, plan: dict[str, Any]) -> None:
 
 def _range(values: Iterable[float]) -> str:
     values = list(values)
-    return f"{np.mean(values):.3g} ({min(values):.3g} to {max(values):.3g})"
+    mean, low, high = (f"{v:.2g}" if abs(v) < 100 else f"{v:.0f}" for v in (np.mean(values), min(values), max(values)))
+    return f"{mean} ({low}–{high})" if low != high else mean
 
 
 def _sentence(text: str) -> str:

@@ -15,11 +15,16 @@ function plot(host, figure) {
   const options = {
     responsive: true,
     displaylogo: false,
-    modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
+    displayModeBar: "hover",
+    // A list of our own: plotly's default buttons include one that uploads the figure.
+    modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
     toImageButtonOptions: { format: "svg" },
   };
   const canvas = host.appendChild(document.createElement("div"));
   canvas.className = "canvas";
+  // The page sets the size of the host; the figure fills it.
+  delete figure.layout.width;
+  delete figure.layout.height;
   Plotly.newPlot(canvas, figure.data, figure.layout, options).catch((error) => (host.dataset.error = String(error)));
 }
 
@@ -55,10 +60,12 @@ function crystal(host, scene) {
   const reset = () => {
     viewer.setView([0, 0, 0, 0, 0, 0, 0, 1]);
     viewer.zoomTo();
+    viewer.zoom(1.4);
     if (scene.cell) {
-      viewer.rotate(-90, "x");
-      viewer.rotate(-22, "y");
+      // Read from the last to the first: c upwards, then a little from the side and from above.
       viewer.rotate(14, "x");
+      viewer.rotate(-22, "y");
+      viewer.rotate(-90, "x");
     }
     viewer.render();
   };
@@ -82,7 +89,7 @@ function outline(viewer, [a, b, c]) {
       viewer.addCylinder({ start: at(start), end: at(sum(start, edge)), radius: 0.025, color: "#888888" });
     }
   }
-  const name = { fontSize: 14, fontColor: "#888888", showBackground: false, inFront: true, alignment: "center" };
+  const name = { fontSize: 16, fontColor: "#888888", showBackground: false, inFront: true, alignment: "center" };
   for (const [text, v] of [["a", a], ["b", b], ["c", c]]) {
     const length = Math.hypot(...v);
     viewer.addLabel(text, { ...name, position: at(v.map((x) => x * (1 + 0.7 / length))) });
