@@ -20,7 +20,7 @@ def main() -> None:
     model = store.build("ridge", targets=["band_gap"])
     model.fit(GraphData(train, model.targets, model.cutoff).batch().to(dtype=torch.float64))
     scores, _ = score(model.targets, predict(model, test), test)
-    print(f"gap of {len(test)} unseen configurations: MAE {scores['mae_band_gap']:.3f} eV, R2 {scores['r2_band_gap']:.2f}")
+    print(f"{len(test)} unseen gaps: MAE {scores['mae_band_gap']:.3f} eV, R2 {scores['r2_band_gap']:.2f}")
 
     found = attribute(model, test[0], "band_gap")
     for kind in np.unique(found.kinds):

@@ -14,7 +14,7 @@ from vibronic.sampling.sampler import displacements_of
 def main() -> None:
     calculator = engine("emt").calculator()
     crystal = relax(bulk("Cu", "bcc", a=2.88, cubic=True), calculator)
-    constants = force_constants(crystal, (3, 3, 3), calculator)
+    constants = force_constants(crystal, (2, 2, 2), calculator)
     print(constants.modes().describe())
     for choice in ("refuse", "freeze", "cap", "sscha"):
         try:
@@ -24,7 +24,9 @@ def main() -> None:
             continue
         snapshots = phonons.sample(constants.supercell, n=50, seed=0)
         displaced = np.sqrt((displacements_of(snapshots, constants.supercell) ** 2).sum(axis=2).mean())
-        print(f"{choice}: rms displacement {displaced:.2f} Angstrom, shortest distance {minimum_distance(snapshots):.2f}")
+        print(
+            f"{choice}: rms displacement {displaced:.2f} Angstrom, shortest distance {minimum_distance(snapshots):.2f}"
+        )
         print(f"  {findings[-1]}")
 
 

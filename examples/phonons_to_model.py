@@ -1,4 +1,4 @@
-"""From a crystal to a model of its energy at 600 K: force constants, snapshots, labels, a ridge fit, a test on dynamics.
+"""From a crystal to a model of its energy at 600 K: force constants, snapshots, labels, a fit, a test on dynamics.
 
 Copper with EMT, so that it takes seconds; another crystal and engine change two lines.
 """

@@ -1,7 +1,6 @@
 """Batches: geometry, labels, collation."""
 
 import numpy as np
-import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk, molecule
@@ -9,9 +8,56 @@ from ase.build import bulk, molecule
 from vibronic.core.batch import Batch
 
 
-def test_edges_have_the_lengths_that_ase_measures(anti_perovskite: Atoms) -> None:
+def test_edges_of_the_anti_perovskite(anti_perovskite: Atoms) -> None:
     batch = Batch.from_atoms(anti_perovskite, 3.0, dtype=torch.float64)
     i, j = batch.edge_index
-    near = anti_perovskite.get_distances(0, range(5), mic=True)[1] if False else anti_perovskite.get_all_distances(mic=True)
-    assert np.allclose(batch.edge_vectors().norm(dim=-1), near[i, j])
-    assert len(i) == 6 * 2 + 3 * 4 * 2  # S has 6 Ag at a/2; Ag-Ag is a/sqrt(2) = 3.49, so Ag-Br = 3.49 is out too
+    kinds = {frozenset((anti_perovskite.symbols[a], anti_perovskite.symbols[b])) for a, b in zip(i, j, strict=True)}
+    assert kinds == {frozenset(("Ag", "S"))}
+    assert len(i) == 2 * 6  # six Ag around S, a/2 away
+    assert np.allclose(batch.edge_vectors().norm(dim=-1), 4.934 / 2)
+
+
+def test_edge_vectors_differentiate_through_cell_and_positions(copper: Atoms) -> None:
+    batch = Batch.from_atoms(copper, 3.0, dtype=torch.float64)
+    batch.cell.requires_grad_()
+    batch.positions.requires_grad_()
+    batch.edge_vectors().square().sum().backward()
+    assert batch.cell.grad is not None
+    assert batch.cell.grad.abs().sum() > 0
+    assert batch.positions.grad is not None
+    assert torch.allclose(batch.positions.grad, torch.zeros_like(batch.positions.grad), atol=1e-9)  # by symmetry
+
+
+def test_collate_equals_its_parts(copper: Atoms, anti_perovskite: Atoms) -> None:
+    structures = [copper, molecule("H2O"), anti_perovskite]
+    parts = [Batch.from_atoms(a, 4.0, {"energy": float(k), "forces": np.full((len(a), 3), k)}) for k, a in enumerate(structures)]
+    whole = Batch.collate(parts)
+    assert whole.n_structures == 3
+    assert whole.n_atoms.tolist() == [4, 3, 5]
+    assert torch.equal(whole.edge_vectors(), torch.cat([p.edge_vectors() for p in parts]))
+    assert torch.equal(torch.bincount(whole.edge_structure, minlength=3), torch.tensor([p.edge_index.shape[1] for p in parts]))
+    assert whole.labels["energy"].tolist() == [0, 1, 2]
+    assert torch.equal(whole.labels["forces"][:, 0], whole.index.float())
+    assert np.allclose(whole.volume(), [copper.get_volume(), 0, anti_perovskite.get_volume()])
+
+
+def test_the_stress_of_three_atoms_is_one_label_not_three() -> None:
+    """A (3, 3) stress looks like three per-atom vectors when there are three atoms."""
+    atoms = Atoms("Cu3", positions=[(0, 0, 0), (0, 0, 2), (0, 2, 0)], cell=[5] * 3, pbc=True)
+    batch = Batch.from_atoms(atoms, 3.0, {"stress": np.eye(3), "forces": np.zeros((3, 3))})
+    assert batch.labels["stress"].shape == (1, 3, 3)
+    assert batch.labels["forces"].shape == (3, 3)
+
+
+def test_to_converts_numbers_and_keeps_integers() -> None:
+    batch = Batch.from_atoms(bulk("Cu"), 4.0, {"energy": 1.0}).to(dtype=torch.float64)
+    assert batch.positions.dtype == batch.edge_shift.dtype == batch.labels["energy"].dtype == torch.float64
+    assert batch.numbers.dtype == batch.edge_index.dtype == torch.int64
+
+
+def test_weigh_scales_rows() -> None:
+    batch = Batch.from_atoms(bulk("Cu"), 3.0)
+    edges = torch.ones(batch.edge_index.shape[1], 2)
+    assert batch.weigh(edges) is edges
+    batch.edge_weight = torch.arange(len(edges)).float()
+    assert torch.equal(batch.weigh(edges)[:, 1], batch.edge_weight)

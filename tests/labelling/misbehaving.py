@@ -9,6 +9,7 @@ from ase import Atoms
 from ase.build import bulk
 from ase.calculators.calculator import all_changes
 from ase.calculators.emt import EMT
+from ase.stress import voigt_6_to_full_3x3_stress
 
 from vibronic.labelling.engines import EngineSpec, engine
 from vibronic.labelling.ledger import Ledger
@@ -28,6 +29,8 @@ class Misbehaving(EMT):
             time.sleep(0.1)
         if "Au" not in atoms.get_chemical_symbols():
             return
+        if self.trick == "matrix":
+            self.results["stress"] = voigt_6_to_full_3x3_stress(self.results["stress"])
         if self.trick == "raise":
             raise RuntimeError("no convergence\nin 60 cycles")
         if self.trick == "hang":

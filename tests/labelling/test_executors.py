@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -76,6 +77,31 @@ def test_a_failed_calculator_is_built_anew(gold, coppers, misbehaving):
     tricky = misbehaving("raise")
     assert calculate(tricky, gold, ("energy",)).reason == "RuntimeError: no convergence in 60 cycles"
     assert calculate(tricky, coppers[0], ("energy",)).reason is None
+
+
+@pytest.mark.parametrize("name", ["local", "dask"])
+def test_leaving_on_an_exception_kills_what_runs(gold, misbehaving, name):
+    psutil = pytest.importorskip("psutil")
+    if name == "dask":
+        pytest.importorskip("distributed")
+
+    def leave():
+        with executor(name, misbehaving("hang"), workers=1) as submit:
+            submit(gold, ("energy",))
+            while not misbehaving.log():
+                time.sleep(0.05)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        leave()
+    assert not psutil.pid_exists(int(misbehaving.log()[0].split()[0]))
+
+
+def test_a_stress_given_as_a_matrix_is_stored_in_voigt_order(gold, misbehaving):
+    gold.rattle(0.1, seed=0)
+    matrix, voigt = (calculate(misbehaving(trick), gold, ("stress",)).results["stress"] for trick in ("matrix", "none"))
+    np.testing.assert_allclose(matrix, voigt, atol=1e-12)
+    assert len(set(np.round(voigt, 9))) == 6  # six different numbers, so that an order can be wrong
 
 
 class TestDask:

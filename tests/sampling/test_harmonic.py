@@ -197,7 +197,7 @@ class TestFiles:
         np.testing.assert_allclose(again.array, copper_constants.array, atol=1e-10)
         with pytest.raises(VibronicError, match="crystal"):
             read_force_constants(tmp_path / "FORCE_CONSTANTS")
-        with pytest.raises(VibronicError, match="FORCE_CONSTANTS|supercell"):
+        with pytest.raises(VibronicError, match=r"FORCE_CONSTANTS|supercell"):
             read_force_constants(tmp_path / "FORCE_CONSTANTS", supercell=(1, 1, 1))
 
     def test_units_of_another_code(self, copper_constants, tmp_path):
@@ -231,7 +231,7 @@ class TestFiles:
     def test_broken_files(self, tmp_path, content):
         path = tmp_path / "phonopy.yaml"
         path.write_text(content)
-        with pytest.raises(VibronicError, match="phonopy.yaml"):
+        with pytest.raises(VibronicError, match=r"phonopy\.yaml"):
             read_force_constants(path)
 
     def test_missing_file(self, tmp_path):
@@ -252,4 +252,3 @@ def test_a_heavier_isotope_vibrates_more_slowly(copper_constants):
     heavy.set_masses(4 * heavy.get_masses())
     slow = ForceConstants(copper_constants.unitcell, heavy, copper_constants.supercell_matrix, copper_constants.array)
     np.testing.assert_allclose(2 * slow.modes().frequencies, copper_constants.modes().frequencies, rtol=1e-9)
-

@@ -146,7 +146,9 @@ class TestImaginary:
     def test_cap_leaves_a_stable_crystal_alone(self, nacl):
         expected = thermal_displacements(nacl, 300)
         for choice in ("cap", "freeze"):
-            np.testing.assert_allclose(Phonons(nacl, 300, imaginary=choice).thermal_displacements(), expected)
+            np.testing.assert_allclose(
+                Phonons(nacl, 300, imaginary=choice).thermal_displacements(), expected, atol=1e-12
+            )
 
     def test_prepare_tells_what_it_did(self, unstable, spring):
         with pytest.raises(VibronicError, match="imaginary"):
@@ -162,10 +164,9 @@ class TestImaginary:
 
     def test_sscha_stabilises_and_satisfies_its_own_equation(self, unstable, spring):
         """For E = u.Phi.u/2 + g/4 sum |u|^4 the Gaussian average of the curvature is Phi + 5 g <u_x^2>, exactly."""
-        g = 30.0
-        engine = spring(unstable, quartic=g)
+        g = 300.0
         phonons, findings = prepare_phonons(
-            unstable, 300, "sscha", calculator=engine, snapshots=60, seed=1, progress=False
+            unstable, 300, "sscha", calculator=spring(unstable, quartic=g), snapshots=20, seed=1, progress=False
         )
         assert any("no mode is imaginary" in f for f in findings)
         spread = np.trace(phonons.thermal_displacements()[0]) / 3
@@ -175,7 +176,7 @@ class TestImaginary:
         assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
 
     def test_effective_from_dynamics(self, unstable, spring):
-        engine = spring(unstable, quartic=30.0)
+        engine = spring(unstable, quartic=300.0)
         phonons, findings = prepare_phonons(
             unstable, 300, "effective", calculator=engine, statistics="classical", seed=1, progress=False
         )

@@ -239,8 +239,8 @@ def split(structures: Sequence[Atoms], fractions: Sequence[float], seed: int) ->
     names = sorted(families)
     np.random.default_rng(seed).shuffle(names)
     ends = np.round(np.cumsum(fractions) / np.sum(fractions) * len(names)).astype(int)
-    least = np.arange(1, len(ends) + 1)  # every part gets at least one family
-    ends = np.clip(ends, least, len(names) - least[::-1] + 1)
+    rank = np.arange(len(ends))  # every part gets at least one family
+    ends = np.minimum(np.maximum.accumulate(np.maximum(ends - rank, 1)) + rank, len(names) - rank[::-1])
     parts = np.split(np.array(names, dtype=object), ends[:-1])
     return [sorted(k for name in part for k in families[name]) for part in parts]
 

@@ -25,8 +25,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator
+from ase.stress import full_3x3_to_voigt_6_stress
 
 from vibronic.core.errors import VibronicError
 from vibronic.labelling.engines import Engine
@@ -35,6 +37,11 @@ if TYPE_CHECKING:
     from pebble import ProcessPool
 
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+_NO_PROCESS = (
+    "the worker processes die as they start; in a script, call label() below if __name__ == '__main__', "
+    "and see with the executor 'in-process' whether the engine works"
+)
 
 EXECUTORS = ("in-process", "local", "dask")
 
@@ -72,7 +79,7 @@ def _computed(engine: Engine, atoms: Atoms, properties: tuple[str, ...]) -> dict
     atoms = atoms.copy()
     atoms.calc = calculator
     # Not atoms.get_forces(): it would zero the forces on atoms that a constraint of the user holds.
-    return {name: _plain(calculator.get_property(name, atoms)) for name in properties}
+    return {name: _plain(name, calculator.get_property(name, atoms)) for name in properties}
 
 
 def _attached(atoms: Atoms, properties: tuple[str, ...]) -> dict[str, Any]:
@@ -81,10 +88,13 @@ def _attached(atoms: Atoms, properties: tuple[str, ...]) -> dict[str, Any]:
     results = {name: value for name, value in {**atoms.info, **results}.items() if name in properties}
     if "energy" not in results:
         raise VibronicError("the structure carries no energy")
-    return {name: _plain(value) for name, value in results.items()}
+    return {name: _plain(name, value) for name, value in results.items()}
 
 
-def _plain(value: Any) -> Any:
+def _plain(name: str, value: Any) -> Any:
+    """Plain numbers and lists; a stress given as a matrix (CHGNet) in Voigt order, as ASE has it."""
+    if name == "stress" and np.shape(value) == (3, 3):
+        value = full_3x3_to_voigt_6_stress(value)
     return value.tolist() if hasattr(value, "tolist") else value
 
 
@@ -126,7 +136,7 @@ def executor(name: str, engine: Engine, workers: int = 1, timeout: float | None 
         with _one_thread():
             pool = _start(engine, workers)
             try:
-                yield lambda atoms, properties: pool.schedule(calculate, (engine, atoms, properties), timeout=timeout)
+                yield lambda atoms, properties: _schedule(pool, engine, atoms, properties, timeout)
             finally:
                 pool.stop()
                 pool.join()
@@ -151,10 +161,7 @@ def outcome_of(future: Future[Outcome | None], timeout: float | None) -> Outcome
     except ProcessExpired:
         return None
     except BrokenProcessPool:
-        raise VibronicError(
-            "the worker processes die as they start; in a script, call label() below if __name__ == '__main__', "
-            "and see with the executor 'in-process' whether the engine works"
-        ) from None
+        raise VibronicError(_NO_PROCESS) from None
     except CancelledError:
         raise VibronicError("the Dask scheduler is gone; start it again and repeat the same command") from None
     except Exception as error:
@@ -194,6 +201,15 @@ def _start(engine: Engine, workers: int) -> ProcessPool:
     )
 
 
+def _schedule(
+    pool: ProcessPool, engine: Engine, atoms: Atoms, properties: tuple[str, ...], timeout: float | None
+) -> Future[Outcome | None]:
+    try:
+        return pool.schedule(calculate, (engine, atoms, properties), timeout=timeout)
+    except RuntimeError:  # the pool broke since the last structure
+        raise VibronicError(_NO_PROCESS) from None
+
+
 def _initialize(engine: Engine) -> None:
     """Build the calculator before the clock of the first structure runs, and never outlive the parent."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -229,7 +245,7 @@ def _dask(address: str | None, workers: int) -> Iterator[tuple[Any, str]]:
                     threads_per_worker=1,
                     processes=False,
                     dashboard_address=None,
-                    silence_logs=logging.ERROR,
+                    silence_logs=logging.CRITICAL,
                 )
             )
         try:
@@ -248,6 +264,8 @@ def _dask(address: str | None, workers: int) -> Iterator[tuple[Any, str]]:
 
 # Worker processes that this Dask worker guards, by run and thread: a process per thread keeps calculations apart.
 _GUARDS: dict[tuple[str, int], ProcessPool] = {}
+_RUNNING: dict[tuple[str, int], Future[Outcome | None]] = {}
+_ENDED: set[str] = set()
 
 
 def _guarded(
@@ -260,15 +278,21 @@ def _guarded(
             "or with DASK_DISTRIBUTED__WORKER__DAEMON=False in their environment"
         )
     key = run, threading.get_ident()
+    if run in _ENDED:  # a task that was queued behind the one that the end of the run stopped
+        return None
     if key not in _GUARDS:
         os.environ.update(_ONE_THREAD)
         _GUARDS[key] = _start(engine, 1)
+    _RUNNING[key] = _schedule(_GUARDS[key], engine, atoms, properties, timeout)
     # Settled here, because Dask would log an expected exception as an error of its own.
-    return outcome_of(_GUARDS[key].schedule(calculate, (engine, atoms, properties), timeout=timeout), timeout)
+    return outcome_of(_RUNNING[key], timeout)
 
 
 def _stop_guards(run: str) -> None:
+    _ENDED.add(run)
     for key in [key for key in _GUARDS if key[0] == run]:
         pool = _GUARDS.pop(key)
+        if key in _RUNNING:
+            _RUNNING.pop(key).cancel()  # else the thread of Dask's worker waits for ever
         pool.stop()
         pool.join()

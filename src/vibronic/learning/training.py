@@ -15,12 +15,14 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, WeightAveraging
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -44,9 +46,7 @@ class _Fit(pl.LightningModule):
     def train_dataloader(self) -> DataLoader:
         return loader(self.data, self.how.batch_size, self.seed, self.trainer.global_rank, self.trainer.world_size)
 
-    def val_dataloader(self) -> DataLoader | list:
-        if self.validation is None:
-            return []
+    def val_dataloader(self) -> DataLoader:
         return DataLoader(self.validation, batch_size=2 * self.how.batch_size, collate_fn=Batch.collate)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
@@ -62,6 +62,9 @@ class _Fit(pl.LightningModule):
         )
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
+        # Dropout must draw the same numbers after a resume as it would have drawn without the interruption.
+        own = np.random.SeedSequence((self.seed, self.global_step, self.global_rank))
+        torch.manual_seed(int(own.generate_state(1)[0]))
         figures = self.model.loss(batch)
         if not torch.isfinite(figures["loss"]):
             raise VibronicError("the training diverged (the loss is not finite); lower --training.learning_rate")
@@ -87,12 +90,9 @@ class _Fit(pl.LightningModule):
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    # Dropout must draw the same numbers after a resume as it would have drawn without the interruption.
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["random_state"] = torch.get_rng_state()
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        torch.set_rng_state(checkpoint["random_state"])
+def _moving_average(decay: float, average: Tensor, current: Tensor, _: Tensor | int) -> Tensor:
+    return average + (1 - decay) * (current - average)
 
 
 def fit(
@@ -143,7 +143,8 @@ def fit(
     )
     callbacks: list[Callback] = [keep]
     if how.ema:
-        callbacks.append(EMAWeightAveraging(decay=how.ema, use_buffers=False))
+        # Lightning's own EMA cannot be sent to another process.
+        callbacks.append(WeightAveraging(use_buffers=False, avg_fn=partial(_moving_average, how.ema)))
     if how.patience and monitor:
         callbacks.append(EarlyStopping(monitor, patience=how.patience))
     if progress:
@@ -166,12 +167,13 @@ def fit(
                 enable_progress_bar=progress,
                 enable_model_summary=False,
                 num_sanity_val_steps=0,
+                limit_val_batches=1.0 if monitor else 0,
                 log_every_n_steps=1,
                 use_distributed_sampler=False,
                 inference_mode=False,  # forces are derivatives, in validation too
                 deterministic="warn",
             )
-        except (MisconfigurationException, ValueError) as error:
+        except (MisconfigurationException, ValueError, ImportError) as error:
             raise VibronicError(f"cannot train on device '{device}': {str(error).splitlines()[0]}") from error
         try:
             trainer.fit(module, ckpt_path=last if _weights(last) else None, weights_only=True)

@@ -6,6 +6,7 @@ pooling, two linear layers. ``PAPER2025`` holds the settings of the authors' scr
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -73,7 +74,9 @@ class CrystalGraph(Model):
         dropout: float = 0.0,
         sigmoid: bool = False,
     ) -> None:
-        from torch_geometric.nn import GraphConv
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`torch.jit", DeprecationWarning)  # raised inside torch_geometric
+            from torch_geometric.nn import GraphConv
 
         config = {k: v for k, v in locals().items() if k not in ("self", "__class__", "GraphConv")}
         super().__init__(config, [target(t, (units or {}).get(t, "1")) for t in targets], cutoff)

@@ -230,7 +230,8 @@ class PaiNN(Model):
                 if "stress" in self.names:
                     volume = batch.volume()[:, None, None]
                     out["stress"] = torch.where(volume > 0, virial / volume, torch.nan)  # a molecule has none
-        return {name: out[name] for name in self.names}
+        # Without this, a prediction under no_grad would keep the graph that its forces needed.
+        return {name: out[name] if create_graph else out[name].detach() for name in self.names}
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Huber loss of each target in units of its spread in the training set; energies per atom."""

@@ -46,10 +46,11 @@ def check_snapshots(snapshots: Sequence[Atoms], reference: Atoms, phonons: Phono
         matrices = phonons.thermal_displacements()[match_atoms(phonons.force_constants.supercell, reference)]
         analytic = np.trace(matrices, axis1=1, axis2=2) / 3
     for species, (mean, error) in _component_statistics(snapshots, reference).items():
+        # The two members of a pair +u, -u have the same squares: only one of them is a measurement.
+        error *= np.sqrt(2) if phonons is not None and phonons.plus_minus else 1
         sentence = f"{species}: <u_x^2> is {mean:.5f} +/- {error:.5f} Angstrom^2"
         if phonons is not None and analytic is not None:
             expected = float(analytic[symbols == species].mean())
-            error *= np.sqrt(2) if phonons.plus_minus else 1
             off = abs(mean - expected) > 4 * error + 1e-9
             sentence += f", the harmonic value {expected:.5f}" + (
                 ": more than four standard errors apart, because of rejected draws or another temperature"

@@ -204,7 +204,7 @@ def effective_force_constants(reference: ForceConstants, snapshots: Sequence[Ato
             raise VibronicError("effective force constants need snapshots with forces; label them first")
         forces.append(snapshot.calc.results["forces"])
     displacements = displacements_of(snapshots, reference.supercell)
-    fitted, r2 = _fit(reference, displacements, np.array(forces))
+    fitted, r2 = _Fit(reference)(displacements, np.array(forces))
     finding = (
         f"effective force constants from {len(snapshots)} snapshots explain {100 * r2:.1f} % of the variance of their "
         f"forces; {fitted.modes().describe()}"
@@ -253,7 +253,7 @@ def sscha_force_constants(
     modes = reference.modes()
     moduli = np.maximum(np.abs(modes.frequencies), SOFTEST)
     current = _from_modes(reference, (modes.vectors * moduli**2) @ modes.vectors.T)
-    change = np.inf
+    change, fit = np.inf, _Fit(reference)
     with progress_bar(progress) as bar:
         task = bar.add_task(f"Self-consistent phonons, {temperature:g} K", total=max_iterations * n)
         for iteration in range(1, max_iterations + 1):
@@ -263,7 +263,7 @@ def sscha_force_constants(
             for snapshot in snapshots:
                 forces.append(engine_forces(snapshot, calculator))
                 bar.advance(task)
-            fitted, r2 = _fit(reference, displacements, np.array(forces))
+            fitted, r2 = fit(displacements, np.array(forces))
             modes, before = fitted.modes(), change
             change = float(np.abs(modes.frequencies - current.modes().frequencies).max())
             if change < tolerance and not modes.unstable.any():
@@ -347,13 +347,25 @@ def prepare_phonons(
     return sampler, [_sentence(finding) for finding in findings]
 
 
-def _fit(reference: ForceConstants, displacements: np.ndarray, forces: np.ndarray) -> tuple[ForceConstants, float]:
-    """Least-squares force constants with the symmetry of ``reference``, and the R^2 of the forces."""
-    phonopy = reference.phonopy()
-    phonopy.dataset = {"displacements": displacements, "forces": forces}
-    phonopy.produce_force_constants(fc_calculator="symfc", show_drift=False)
-    array = np.array(phonopy.force_constants)
-    return replace(reference, array=array), force_r2(array, displacements, forces)
+class _Fit:
+    """Least-squares force constants with the symmetry of a reference; the basis (slow) is made once."""
+
+    def __init__(self, reference: ForceConstants) -> None:
+        from symfc import Symfc
+        from symfc.utils.utils import SymfcAtoms
+
+        cell = reference.supercell
+        scaled = cell.get_scaled_positions()
+        self.reference = reference
+        self.symfc = Symfc(SymfcAtoms(cell=cell.cell.array, scaled_positions=scaled, numbers=cell.numbers))
+        self.symfc.compute_basis_set(max_order=2)
+
+    def __call__(self, displacements: np.ndarray, forces: np.ndarray) -> tuple[ForceConstants, float]:
+        """Force constants from (n, N, 3) displacements and forces, and the R^2 of the forces."""
+        self.symfc.displacements, self.symfc.forces = displacements, forces
+        self.symfc.solve(max_order=2, is_compact_fc=False)
+        array = np.array(self.symfc.force_constants[2])
+        return replace(self.reference, array=array), force_r2(array, displacements, forces)
 
 
 def _sentence(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Does a training set made from lattice vibrations teach more than a random one? (arXiv 2511.15222, with the control it lacks)
+"""Does a training set made from lattice vibrations teach more than a random one of the same size? (arXiv 2511.15222)
 
 For each crystal: relax, compute phonons, decide on imaginary modes, draw a phonon set and a random set of the *same*
 mean-square displacement, take the test set from molecular dynamics, label everything with one engine, train the same
@@ -246,6 +246,7 @@ def _draw(plan: Plan, name: str, folder: Path) -> list[str]:
         share = coverage(frames, test)["all"]
         findings.append(f"the {label} set covers {share:.0%} of the atomic environments of the dynamics")
         write_structures(folder / f"{label}.extxyz", frames)
+    write_structures(folder / "reference.extxyz", [reference])
     bands = {label: asdict(fc.band_structure()) for label, fc in _distinct(harmonic, chosen)}
     dos = {label: asdict(fc.density_of_states(12)) for label, fc in _distinct(harmonic, chosen)}
     write_json(path, {"findings": findings, "displacements": displacements, "bands": bands, "dos": dos})

@@ -1,0 +1,54 @@
+"""Sets by name."""
+
+from pathlib import Path
+
+import pytest
+
+from vibronic.core.errors import VibronicError
+from vibronic.data import sources
+from vibronic.data.dataset import label_of
+
+
+def test_embedded_sets_read_and_hold_what_they_say() -> None:
+    for name, source in sources.SOURCES.items():
+        assert source.licence
+        if source.embedded:
+            assert sources.available(name)
+            assert sources.structures(name)
+    assert len(sources.crystal("Ag3SBr")) == 5
+    assert len(sources.crystal("NaCl")) == 8
+
+
+def test_the_dft_set_has_gaps_of_a_displaced_semiconductor() -> None:
+    frames = sources.structures("Ag3SBr-pbe")
+    assert len(frames) == 58
+    gaps = [label_of(a, "band_gap") for a in frames]
+    assert all(0 <= g < 1.0 for g in gaps)  # 0.89 eV static, closed by displacements
+    for a in frames:
+        assert label_of(a, "cbm") - label_of(a, "vbm") == pytest.approx(label_of(a, "band_gap"), abs=1e-3)
+
+
+def test_unknown_name_suggests() -> None:
+    with pytest.raises(VibronicError, match="did you mean 'NaCl'"):
+        sources.structures("NaCL")
+
+
+def test_reference_sets_need_their_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("VIBRONIC_DATA", raising=False)
+    with pytest.raises(VibronicError, match="set VIBRONIC_DATA"):
+        sources.structures("SrTiO3-test")
+    monkeypatch.setenv("VIBRONIC_DATA", str(tmp_path))
+    with pytest.raises(VibronicError, match="expected"):
+        sources.structures("SrTiO3-test")
+
+
+def test_a_reference_set_reads(monkeypatch: pytest.MonkeyPatch, reference_data: Path) -> None:
+    monkeypatch.setenv("VIBRONIC_DATA", str(reference_data))
+    frames = sources.structures("SrTiO3-test")
+    assert len(frames) == 30
+    assert label_of(frames[0], "forces").shape == (40, 3)
+
+
+def test_one_crystal_is_one() -> None:
+    with pytest.raises(VibronicError, match="one crystal is needed"):
+        sources.crystal("Ag3SBr-pbe")

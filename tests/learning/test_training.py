@@ -1,0 +1,220 @@
+"""Training: it learns, logs, stops, and goes on after a kill as if nothing had happened."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from safetensors.torch import load_file
+
+from vibronic.core.errors import VibronicError
+from vibronic.core.model import Model
+from vibronic.data.dataset import GraphData, write_structures
+from vibronic.learning import store
+from vibronic.learning.recipe import Training
+from vibronic.learning.training import fit
+
+KINDS = {
+    "painn": {"targets": ["energy", "forces", "stress"], "width": 8, "layers": 1, "basis": 4, "cutoff": 3.5},
+    "cgcnn": {"targets": ["band_gap"], "width": 8, "layers": 2, "dropout": 0.4, "cutoff": 3.5},
+}
+
+
+class Killed(BaseException):
+    """What no handler of errors catches."""
+
+
+def fresh(kind: str) -> Model:
+    torch.manual_seed(3)
+    return store.build(kind, **KINDS[kind])
+
+
+def train(kind: str, frames: list[Atoms], out: Path, how: Training, validated: bool = True, dies_after: int = 0) -> Model:
+    """Train on 16 structures; ``dies_after`` so many steps, in the middle of an epoch."""
+    model = fresh(kind)
+    data = [GraphData(part, model.targets, model.cutoff) for part in (frames[:16], frames[16:20])]
+    if dies_after:
+        loss, calls = model.loss, iter(range(10**6))
+
+        def dying(batch):  # noqa: ANN001, ANN202
+            if model.training and next(calls) >= dies_after:
+                raise Killed
+            return loss(batch)
+
+        model.loss = dying  # type: ignore[method-assign]
+    fit(model, data[0], data[1] if validated else None, out, how, seed=5, device="cpu", progress=False)
+    return model
+
+
+def same(a: Model, b: Model) -> bool:
+    one, two = a.state_dict(), b.state_dict()
+    return all(torch.equal(one[k], two[k]) for k in one)
+
+
+@pytest.mark.parametrize("validated", [True, False], ids=["validated", "unvalidated"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_killed_and_resumed_is_bit_for_bit_the_same(kind, validated, labelled_copper, tmp_path: Path) -> None:
+    """6 epochs of 4 steps, straight and killed in the middle of the fourth."""
+    how = Training(epochs=6, batch_size=4, learning_rate=1e-2, ema=0.9)
+    straight = train(kind, labelled_copper, tmp_path / "straight", how, validated)
+    with pytest.raises(Killed):
+        train(kind, labelled_copper, tmp_path / "killed", how, validated, dies_after=14)
+    resumed = train(kind, labelled_copper, tmp_path / "killed", how, validated)
+    assert same(straight, resumed)
+    assert not same(straight, fresh(kind))
+    again = train(kind, labelled_copper, tmp_path / "killed", how, validated)  # nothing is left to do
+    assert same(again, resumed)
+
+
+def test_it_learns(labelled_copper, tmp_path: Path) -> None:
+    model = fresh("painn")
+    data = GraphData(labelled_copper, model.targets, model.cutoff)
+    model.prepare(data.batch())
+    with torch.no_grad():
+        before = model.loss(data.batch())
+    fit(model, data, None, tmp_path, Training(epochs=40, learning_rate=1e-2), device="cpu", progress=False)
+    with torch.no_grad():
+        after = model.loss(data.batch())
+    assert after["mae_forces"] < 0.5 * before["mae_forces"]
+
+
+def test_seeds(labelled_copper, tmp_path: Path) -> None:
+    how = Training(epochs=1, batch_size=4)
+    a, b = (train("cgcnn", labelled_copper, tmp_path / name, how) for name in "ab")
+    assert same(a, b)
+
+
+def test_logs_and_checkpoints(labelled_copper, tmp_path: Path) -> None:
+    how = Training(epochs=3, batch_size=4)
+    train("cgcnn", labelled_copper, tmp_path, how)
+    with (tmp_path / "logs" / "version_0" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(r["val_loss"]) > 0 for r in rows if r["val_loss"]] == [True] * 3
+    assert {r["epoch"] for r in rows} == {"0", "1", "2"}
+    assert "train_mae_band_gap" in rows[0]
+    assert list((tmp_path / "tensorboard").glob("events.out.tfevents.*"))
+    assert {p.name for p in (tmp_path / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    # a checkpoint is plain tensors: it opens without running code
+    torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+def test_a_resumed_training_keeps_its_earlier_figures(labelled_copper, tmp_path: Path) -> None:
+    how = Training(epochs=3, batch_size=4)
+    with pytest.raises(Killed):
+        train("cgcnn", labelled_copper, tmp_path, how, dies_after=6)
+    before = (tmp_path / "logs" / "version_0" / "metrics.csv").read_text()
+    train("cgcnn", labelled_copper, tmp_path, how)
+    assert (tmp_path / "logs" / "version_0" / "metrics.csv").read_text() == before
+
+
+def test_early_stop(labelled_copper, tmp_path: Path) -> None:
+    how = Training(epochs=50, batch_size=4, learning_rate=1e-30, ema=0.0, patience=2)
+    train("painn", labelled_copper, tmp_path, how)
+    state = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert state["epoch"] < 10
+
+
+def test_the_averaged_weights_are_kept(labelled_copper, tmp_path: Path) -> None:
+    """After two steps: decay * w1 + (1 - decay) * w2; the average begins with the first step."""
+
+    def weights(epochs: int, ema: float) -> torch.Tensor:
+        how = Training(epochs, batch_size=16, learning_rate=1e-2, ema=ema, schedule="constant")
+        model = train("painn", labelled_copper, tmp_path / f"{epochs}-{ema}", how, validated=False)
+        return model.state_dict()["messages.0.scalar.0.weight"]
+
+    one, two, kept = weights(1, 0.0), weights(2, 0.0), weights(2, 0.75)
+    assert not torch.allclose(one, two, atol=1e-3)
+    assert torch.allclose(kept, 0.75 * one + 0.25 * two, atol=1e-6)
+
+
+def test_another_training_in_the_folder_is_refused(labelled_copper, tmp_path: Path) -> None:
+    how = Training(epochs=1, batch_size=4)
+    train("cgcnn", labelled_copper, tmp_path, how)
+    for frames, other in ((labelled_copper, Training(epochs=2, batch_size=4)), (labelled_copper[1:], how)):
+        with pytest.raises(VibronicError, match="other settings or data"):
+            train("cgcnn", frames, tmp_path, other)
+
+
+def test_a_damaged_checkpoint(labelled_copper, tmp_path: Path) -> None:
+    how = Training(epochs=1, batch_size=4)
+    train("cgcnn", labelled_copper, tmp_path, how)
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(VibronicError, match="damaged"):
+        train("cgcnn", labelled_copper, tmp_path, how)
+
+
+def test_divergence_and_devices(labelled_copper, tmp_path: Path) -> None:
+    with pytest.raises(VibronicError, match="diverged"):
+        train("painn", labelled_copper, tmp_path / "a", Training(epochs=3, learning_rate=1e30, clip=0))
+    model = fresh("cgcnn")
+    data = GraphData(labelled_copper, model.targets, model.cutoff)
+    for device in ("abacus", "tpu"):
+        with pytest.raises(VibronicError, match=f"cannot train on device '{device}'"):
+            fit(model, data, None, tmp_path / "b", Training(epochs=1), device=device, progress=False)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"epochs": 0}, {"batch_size": 0}, {"learning_rate": -1.0}, {"ema": 1.0}, {"clip": -1.0}, {"learning_rate": float("nan")}],
+)
+def test_recipes_that_cannot_train(settings: dict) -> None:
+    with pytest.raises(VibronicError, match=next(iter(settings))):
+        Training(**settings)
+
+
+# --- through the command line, with real processes ---
+
+
+def command(data: Path, out: Path, *more: str) -> list[str]:
+    text = "-m vibronic train cgcnn {} --targets band_gap --model.width 8 --model.dropout 0.3 --device cpu --seed 2 --out {}"
+    return [sys.executable, *text.format(data, out).split(), *more]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.mark.slow
+def test_kill_9_and_the_same_command_again(labelled_copper, tmp_path: Path) -> None:
+    write_structures(tmp_path / "data.extxyz", labelled_copper)
+    more = ["--training.epochs", "40"]
+    subprocess.run(command(tmp_path / "data.extxyz", tmp_path / "a", *more), check=True, env=environment(), capture_output=True)
+    process = subprocess.Popen(
+        command(tmp_path / "data.extxyz", tmp_path / "b", *more), env=environment(), stdout=subprocess.DEVNULL
+    )
+    while not (tmp_path / "b" / "checkpoints" / "last.ckpt").exists() and process.poll() is None:
+        time.sleep(0.02)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (tmp_path / "b" / "model.safetensors").exists()
+    subprocess.run(command(tmp_path / "data.extxyz", tmp_path / "b", *more), check=True, env=environment(), capture_output=True)
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in "ab")
+    assert all(torch.equal(one[k], two[k]) for k in one)
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_work(labelled_copper, tmp_path: Path) -> None:
+    """DDP over two processes on the CPU: it ends, is sensible, and twice the same."""
+    write_structures(tmp_path / "data.extxyz", labelled_copper)
+    more = ["--training.epochs", "4", "--devices", "2", "--training.batch_size", "2"]
+    for name in "ab":
+        done = subprocess.run(
+            command(tmp_path / "data.extxyz", tmp_path / name, *more), env=environment(), capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in "ab")
+    assert all(torch.equal(one[k], two[k]) for k in one)
+    assert all(torch.isfinite(v).all() for v in one.values())
+    scores = json.loads((tmp_path / "a" / "config.json").read_text())["scores"]
+    spread = np.std([a.info["band_gap"] for a in labelled_copper])
+    assert scores["mae_band_gap"] < 3 * spread

@@ -1,0 +1,127 @@
+"""The thermal study end to end on copper with EMT, and the arithmetic of its verdicts."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase.build import bulk
+from ase.io import write
+
+from vibronic.core.errors import VibronicError
+from vibronic.data.dataset import read_labelled
+from vibronic.sampling.sampler import displacements_of
+from vibronic.studies import thermal, thermal_report
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory):
+    crystal = tmp_path_factory.mktemp("crystal") / "Cu.cif"
+    write(crystal, bulk("Cu", cubic=True))
+    return thermal.Plan(
+        crystals=(str(crystal),),
+        engine="emt",
+        pool=12,
+        test=6,
+        sizes=(4, 12),
+        seeds=(0, 1),
+        equilibration=40,
+        steps=6,
+        gap=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(plan, tmp_path_factory):
+    out = tmp_path_factory.mktemp("study")
+    said: list[str] = []
+    results = thermal.run(plan, out, workers=1, say=said.append)
+    return out, results, said
+
+
+def test_every_model_set_size_and_seed_is_scored(plan, finished):
+    _, results, _ = finished
+    keys = {(r["model"], r["set"], r["size"], r["seed"]) for r in results["rows"]}
+    assert len(keys) == 2 * len(thermal.SETS) * len(plan.sizes) * len(plan.seeds)
+    assert {r["target"] for r in results["rows"] if r["model"] == "painn"} == {"energy", "forces", "pressure"}
+    assert all(np.isfinite(r["mae"]) and r["mae"] > 0 and r["n_test"] == plan.test for r in results["rows"])
+
+
+def test_the_sets_move_equally_far_and_none_is_the_test_set(finished):
+    out, _, _ = finished
+    folder = out / "Cu"
+    frames = {name: read_labelled(folder / f"{name}-labelled.extxyz") for name in thermal.SETS}
+    test = read_labelled(folder / "test.extxyz")
+    reference = read_labelled(folder / "reference.extxyz")[0]
+    rms = {name: np.sqrt((displacements_of(f, reference) ** 2).sum(2).mean()) for name, f in frames.items()}
+    assert rms["random"] == pytest.approx(rms["phonons"], rel=0.08)
+    for name in thermal.SETS:
+        closest = min(np.abs(a.positions - b.positions).max() for a in frames[name] for b in test)
+        assert closest > 0.01
+
+
+def test_a_small_ridge_model_learns_the_energy(finished):
+    _, results, _ = finished
+    best = min(r["r2"] for r in results["rows"] if (r["model"], r["target"], r["size"]) == ("ridge", "energy", 12))
+    assert best > 0.5
+
+
+def test_the_same_command_computes_nothing_again(plan, finished):
+    out, results, _ = finished
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("scores.json")}
+    before |= {p: p.stat().st_mtime_ns for p in out.rglob("*.extxyz")}
+    again = thermal.run(plan, out, workers=1, say=lambda _: None)
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    assert json.loads(json.dumps(again["rows"])) == json.loads(json.dumps(results["rows"]))
+
+
+def test_another_plan_does_not_mix_into_the_folder(plan, finished):
+    out, _, _ = finished
+    with pytest.raises(VibronicError, match="another plan"):
+        thermal.run(replace(plan, temperature=500.0), out, workers=1)
+
+
+def test_the_report_says_what_the_rows_say(finished):
+    out, results, _ = finished
+    page = thermal_report.write(out)
+    text = page.read_text()
+    assert "Do lattice vibrations teach more" in text
+    for verdict in thermal_report.verdicts(results["rows"]):
+        assert f"{verdict['ratio']:.2f}" in text
+
+
+def test_a_folder_without_a_study_is_one_sentence(tmp_path):
+    with pytest.raises(VibronicError, match="no finished study"):
+        thermal_report.write(tmp_path)
+    (tmp_path / "results.json").write_text("{")
+    with pytest.raises(VibronicError, match="damaged"):
+        thermal_report.write(tmp_path)
+
+
+def test_verdicts_need_ranges_that_do_not_overlap():
+    def row(label: str, seed: int, mae: float) -> dict:
+        return {"crystal": "X", "model": "m", "target": "energy", "set": label, "size": 9, "seed": seed, "mae": mae, "unit": "eV"}
+
+    apart = [row("phonons", 0, 1.0), row("phonons", 1, 1.2), row("random", 0, 2.0), row("random", 1, 2.4)]
+    (verdict,) = thermal_report.verdicts(apart)
+    assert verdict["clear"]
+    assert verdict["ratio"] == pytest.approx(2.0)
+    overlapping = [row("phonons", 0, 1.0), row("phonons", 1, 2.2), row("random", 0, 2.0), row("random", 1, 2.4)]
+    assert not thermal_report.verdicts(overlapping)[0]["clear"]
+
+
+def test_an_impossible_plan_is_refused():
+    with pytest.raises(VibronicError, match="exceeds the pool"):
+        thermal.Plan(pool=10, sizes=(20,))
+    with pytest.raises(VibronicError, match="at least 4"):
+        thermal.Plan(sizes=(2,))
+
+
+def test_the_gap_comparison_keeps_the_dynamics_out_of_training(tmp_path: Path):
+    jobs = thermal._gap_jobs(thermal.Plan(), tmp_path)
+    test = read_labelled(tmp_path / "test.extxyz")
+    assert {a.info["method"] for a in test} == {"md"}
+    for path in {j.train for j in jobs}:
+        assert "md" not in {a.info["method"] for a in read_labelled(path)}
+    assert {j.size for j in jobs if j.set == "both"} == {39}
