@@ -30,12 +30,17 @@ def test_edge_vectors_differentiate_through_cell_and_positions(copper: Atoms) ->
 
 def test_collate_equals_its_parts(copper: Atoms, anti_perovskite: Atoms) -> None:
     structures = [copper, molecule("H2O"), anti_perovskite]
-    parts = [Batch.from_atoms(a, 4.0, {"energy": float(k), "forces": np.full((len(a), 3), k)}) for k, a in enumerate(structures)]
+    parts = [
+        Batch.from_atoms(a, 4.0, {"energy": float(k), "forces": np.full((len(a), 3), k)})
+        for k, a in enumerate(structures)
+    ]
     whole = Batch.collate(parts)
     assert whole.n_structures == 3
     assert whole.n_atoms.tolist() == [4, 3, 5]
     assert torch.equal(whole.edge_vectors(), torch.cat([p.edge_vectors() for p in parts]))
-    assert torch.equal(torch.bincount(whole.edge_structure, minlength=3), torch.tensor([p.edge_index.shape[1] for p in parts]))
+    assert torch.equal(
+        torch.bincount(whole.edge_structure, minlength=3), torch.tensor([p.edge_index.shape[1] for p in parts])
+    )
     assert whole.labels["energy"].tolist() == [0, 1, 2]
     assert torch.equal(whole.labels["forces"][:, 0], whole.index.float())
     assert np.allclose(whole.volume(), [copper.get_volume(), 0, anti_perovskite.get_volume()])

@@ -28,7 +28,9 @@ def outside(atoms: Atoms) -> Atoms:
 CASES = {
     "primitive": bulk("Cu"),
     "tiny cell, many images": Atoms("Po", cell=[1.3] * 3, pbc=True),
-    "skewed": Atoms("Cu2", scaled_positions=[(0, 0, 0), (0.3, 0.4, 0.5)], cell=[[4, 0, 0], [9, 3.5, 0], [-7, 8, 4]], pbc=1),
+    "skewed": Atoms(
+        "Cu2", scaled_positions=[(0, 0, 0), (0.3, 0.4, 0.5)], cell=[[4, 0, 0], [9, 3.5, 0], [-7, 8, 4]], pbc=1
+    ),
     "left-handed": Atoms("Cu", cell=[[0, 3, 0], [3, 0, 0], [0, 0, 3]], pbc=True),
     "elongated": Atoms("Cu2", positions=[(0, 0, 0), (1, 1, 20)], cell=[2.5, 2.5, 40], pbc=True),
     "outside the cell": outside(bulk("NaCl", "rocksalt", a=5.64, cubic=True)),

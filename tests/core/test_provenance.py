@@ -15,7 +15,7 @@ from vibronic.core.provenance import check_writable, run_record, versions, writa
 def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with pytest.raises(RuntimeError), writable(path) as temporary:
+    with pytest.raises(RuntimeError), writable(path) as temporary:  # noqa: PT012
         temporary.write_text("half")
         raise RuntimeError
     assert path.read_text() == "old"
@@ -35,7 +35,10 @@ def test_success_replaces_and_respects_the_umask(tmp_path: Path) -> None:
 
 def test_below_a_regular_file(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    for attempt in (lambda: check_writable(tmp_path / "file" / "x"), lambda: write_json(tmp_path / "file" / "x.json", {})):
+    for attempt in (
+        lambda: check_writable(tmp_path / "file" / "x"),
+        lambda: write_json(tmp_path / "file" / "x.json", {}),
+    ):
         with pytest.raises(VibronicError, match="cannot write"):
             attempt()
 

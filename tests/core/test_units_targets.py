@@ -40,10 +40,10 @@ def test_conversion_refuses(bad: str, word: str) -> None:
 
 
 def test_constants() -> None:
-    assert KB * 300 == pytest.approx(0.025852, rel=1e-4)
-    assert GPA == units.GPa
+    assert pytest.approx(0.025852, rel=1e-4) == KB * 300
+    assert units.GPa == GPA
     # hbar omega of 1 THz is 4.135667 meV: both constants speak of the same angular frequency
-    assert HBAR * (1 / THZ) == pytest.approx(4.135667e-3, rel=1e-6)
+    assert pytest.approx(4.135667e-3, rel=1e-6) == HBAR * (1 / THZ)
 
 
 def test_thz_agrees_with_the_vibrations_of_ase(tmp_path, monkeypatch) -> None:

@@ -29,7 +29,14 @@ POTENTIAL = [TARGETS[name] for name in ("energy", "forces", "stress", "pressure"
 
 
 def test_labels_and_provenance_survive_the_file(tmp_path: Path, labelled_copper: list[Atoms]) -> None:
-    provenance = {"method": "phonons", "temperature_K": 300.0, "seed": 7, "parent": "Cu", "engine": "emt", "settings": "emt-1e5"}
+    provenance = {
+        "method": "phonons",
+        "temperature_K": 300.0,
+        "seed": 7,
+        "parent": "Cu",
+        "engine": "emt",
+        "settings": "emt-1e5",
+    }
     for atoms in (frames := [a.copy() for a in labelled_copper[:3]]):
         atoms.info.update(provenance)
     for atoms, source in zip(frames, labelled_copper, strict=False):
@@ -86,7 +93,9 @@ def test_a_folder_is_the_sum_of_its_files(tmp_path: Path, labelled_copper: list[
 
 
 def test_labels_are_demanded_by_name(labelled_copper: list[Atoms]) -> None:
-    with pytest.raises(VibronicError, match=r"structure 3 has no label 'vbm'; it has energy, forces, stress, pressure, band_gap"):
+    with pytest.raises(
+        VibronicError, match=r"structure 3 has no label 'vbm'; it has energy, forces, stress, pressure, band_gap"
+    ):
         labels_of(labelled_copper[0], [TARGETS["vbm"]], "structure 3")
 
 
@@ -192,7 +201,10 @@ def test_partial_occupancies_are_refused_but_whole_ones_read(tmp_path: Path) -> 
     from ase.io import write
     from ase.spacegroup import crystal
 
-    write(tmp_path / "whole.cif", crystal(["Na", "Cl"], [(0, 0, 0), (0.5, 0.5, 0.5)], spacegroup=225, cellpar=[5.64] * 3 + [90] * 3))
+    write(
+        tmp_path / "whole.cif",
+        crystal(["Na", "Cl"], [(0, 0, 0), (0.5, 0.5, 0.5)], spacegroup=225, cellpar=[5.64] * 3 + [90] * 3),
+    )
     assert len(read_structures(tmp_path / "whole.cif")[0]) == 8
     text = (tmp_path / "whole.cif").read_text()
     assert "1.0000" in text

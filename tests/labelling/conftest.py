@@ -1,5 +1,6 @@
 """Structures for EMT, and the misbehaving engine where worker processes can import it."""
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -39,3 +40,9 @@ def misbehaving(tmp_path, monkeypatch):
 
     make.log = lambda: path.read_text().splitlines() if path.exists() else []
     return make
+
+
+@pytest.fixture
+def gpaw_settings(monkeypatch):
+    """Resolve settings of the engine ``gpaw`` whether or not GPAW is installed here."""
+    monkeypatch.setitem(ENGINES, "gpaw", dataclasses.replace(ENGINES["gpaw"], package="ase"))

@@ -27,7 +27,7 @@ def test_unknown_engine_names_the_closest():
         engine("sevenet")
 
 
-def test_unknown_setting_names_the_known_ones():
+def test_unknown_setting_names_the_known_ones(gpaw_settings):
     with pytest.raises(VibronicError, match=r"no setting 'ecutt' \(did you mean 'ecut'\?\); its settings: xc, ecut"):
         engine("gpaw", ecutt=500)
     with pytest.raises(VibronicError, match="it has no settings"):
@@ -37,7 +37,7 @@ def test_unknown_setting_names_the_known_ones():
 @pytest.mark.parametrize(
     "settings", [{"ecut": "high"}, {"kpts": 2}, {"kpts": [2, 2]}, {"kpts": [1.5, 1, 1]}, {"ecut": -1}, {"width": "nan"}]
 )
-def test_a_setting_of_the_wrong_kind_is_refused(settings):
+def test_a_setting_of_the_wrong_kind_is_refused(settings, gpaw_settings):
     with pytest.raises(VibronicError, match=r"must look like"):
         engine("gpaw", **settings)
 
@@ -59,7 +59,7 @@ def test_gpaw_install_commands_write_a_siteconfig_that_python_reads(tmp_path):
     assert found["mpi"] is found["noblas"] is found["nolibxc"] is False
 
 
-def test_hash_depends_on_values_and_not_on_how_they_are_written():
+def test_hash_depends_on_values_and_not_on_how_they_are_written(gpaw_settings):
     assert engine("gpaw").settings_hash == engine("gpaw", ecut=400, kpts=(1, 1, 1)).settings_hash
     assert engine("gpaw").settings_hash != engine("gpaw", ecut=401).settings_hash
     assert engine("emt").settings_hash != engine("files").settings_hash

@@ -70,7 +70,7 @@ def test_key_ignores_noise_and_sees_changes(noise, step, axis):
         lambda atoms: atoms.info.update(spin=2),
     ],
 )
-def test_key_sees_all_that_a_label_depends_on(change):
+def test_key_sees_all_that_a_label_depends_on(change, gpaw_settings):
     atoms = Atoms("AgCu", [(0, 0, 0), (2, 2, 2)], cell=[4.0] * 3, pbc=True)
     changed = atoms.copy()
     change(changed)

@@ -19,7 +19,10 @@ GAP, ENERGY = TARGETS["band_gap"], TARGETS["energy"]
 
 
 def with_gaps(values) -> list[Atoms]:
-    return [Atoms("H2", positions=[(0, 0, 0), (0, 0, 1)], info={"band_gap": float(v), "energy": 2 * float(v)}) for v in values]
+    return [
+        Atoms("H2", positions=[(0, 0, 0), (0, 0, 1)], info={"band_gap": float(v), "energy": 2 * float(v)})
+        for v in values
+    ]
 
 
 def test_scores_by_hand() -> None:
@@ -48,20 +51,26 @@ def test_conformal_intervals_cover() -> None:
         frames = with_gaps(np.zeros(60))
         half = intervals([GAP], {"band_gap": error[:40]}, frames[:40])["band_gap"]
         covered.append(np.mean(np.abs(error[40:]) <= half))
-    assert 0.9 <= np.mean(covered) + 0.01
+    assert np.mean(covered) + 0.01 >= 0.9
     assert np.mean(covered) < 0.95
 
 
 def test_intervals_by_hand_and_too_few() -> None:
     frames = with_gaps(np.zeros(19))
-    assert intervals([GAP], {"band_gap": np.arange(19.0)}, frames)["band_gap"] == 17  # the ceil(20 * 0.9) = 18th smallest
+    assert (
+        intervals([GAP], {"band_gap": np.arange(19.0)}, frames)["band_gap"] == 17
+    )  # the ceil(20 * 0.9) = 18th smallest
     assert intervals([GAP], {"band_gap": np.arange(8.0)}, frames[:8]) == {}  # ceil(9 * 0.9) = 9 > 8
 
 
 def test_the_table(tmp_path: Path) -> None:
     frames = with_gaps([1, 2])
     stress = np.arange(9.0).reshape(3, 3)
-    predicted = {"band_gap": [np.array(1.5), np.array(2.5)], "energy": [np.array(4.0), np.array(5.0)], "stress": [stress] * 2}
+    predicted = {
+        "band_gap": [np.array(1.5), np.array(2.5)],
+        "energy": [np.array(4.0), np.array(5.0)],
+        "stress": [stress] * 2,
+    }
     targets = [ENERGY, GAP, TARGETS["stress"], TARGETS["forces"]]
     write_predictions(tmp_path / "p.csv", targets, predicted, frames, {"energy": 0.1})
     rows = read_predictions(tmp_path / "p.csv")

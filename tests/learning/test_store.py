@@ -15,7 +15,9 @@ from vibronic.learning import store
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     model = store.build("painn", targets=["energy"], width=8, layers=1)
-    card = store.Card({"structures": 3}, {"mae_energy": 0.01}, {"mae_energy": "eV/atom"}, {"energy": 0.02}, summary="A test.")
+    card = store.Card(
+        {"structures": 3}, {"mae_energy": 0.01}, {"mae_energy": "eV/atom"}, {"energy": 0.02}, summary="A test."
+    )
     store.save(model, tmp_path / "model", card)
     return tmp_path / "model"
 
@@ -44,7 +46,9 @@ def test_the_card_comes_back(folder: Path) -> None:
     assert card.data == {"structures": 3}
 
 
-def test_loading_imports_nothing_that_the_folder_names(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loading_imports_nothing_that_the_folder_names(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "evil.py").write_text("raise SystemExit('imported')")
     monkeypatch.syspath_prepend(tmp_path)
     for kind in ("evil", "evil.Model", "os.system", ["painn"], {"class": "evil"}, None):
@@ -83,7 +87,17 @@ def test_a_corrupt_description(folder: Path, text: str) -> None:
 
 @pytest.mark.parametrize(
     "config",
-    [[], "painn", {"width": "wide"}, {"width": -3}, {"cutoff": 0}, {"layers": 1.5}, {"targets": 3}, {"targets": ["a b"]}, {"colour": 1}],
+    [
+        [],
+        "painn",
+        {"width": "wide"},
+        {"width": -3},
+        {"cutoff": 0},
+        {"layers": 1.5},
+        {"targets": 3},
+        {"targets": ["a b"]},
+        {"colour": 1},
+    ],
 )
 def test_a_senseless_config(folder: Path, config: object) -> None:
     edit(folder, config=config)

@@ -37,14 +37,16 @@ def fresh(kind: str) -> Model:
     return store.build(kind, **KINDS[kind])
 
 
-def train(kind: str, frames: list[Atoms], out: Path, how: Training, validated: bool = True, dies_after: int = 0) -> Model:
+def train(
+    kind: str, frames: list[Atoms], out: Path, how: Training, validated: bool = True, dies_after: int = 0
+) -> Model:
     """Train on 16 structures; ``dies_after`` so many steps, in the middle of an epoch."""
     model = fresh(kind)
     data = [GraphData(part, model.targets, model.cutoff) for part in (frames[:16], frames[16:20])]
     if dies_after:
         loss, calls = model.loss, iter(range(10**6))
 
-        def dying(batch):  # noqa: ANN001, ANN202
+        def dying(batch):
             if model.training and next(calls) >= dies_after:
                 raise Killed
             return loss(batch)
@@ -75,12 +77,12 @@ def test_killed_and_resumed_is_bit_for_bit_the_same(kind, validated, labelled_co
 
 
 def test_it_learns(labelled_copper, tmp_path: Path) -> None:
-    model = fresh("painn")
+    model = store.build("painn", targets=["energy", "forces"], width=16, layers=2, basis=6, cutoff=4.0)
     data = GraphData(labelled_copper, model.targets, model.cutoff)
     model.prepare(data.batch())
     with torch.no_grad():
         before = model.loss(data.batch())
-    fit(model, data, None, tmp_path, Training(epochs=40, learning_rate=1e-2), device="cpu", progress=False)
+    fit(model, data, None, tmp_path, Training(epochs=30, learning_rate=1e-2), device="cpu", progress=False)
     with torch.no_grad():
         after = model.loss(data.batch())
     assert after["mae_forces"] < 0.5 * before["mae_forces"]
@@ -123,16 +125,17 @@ def test_early_stop(labelled_copper, tmp_path: Path) -> None:
 
 
 def test_the_averaged_weights_are_kept(labelled_copper, tmp_path: Path) -> None:
-    """After two steps: decay * w1 + (1 - decay) * w2; the average begins with the first step."""
+    """After two steps: d w1 + (1 - d) w2, where the first decay is (1 + 1) / (10 + 1) and no larger than asked for."""
 
     def weights(epochs: int, ema: float) -> torch.Tensor:
         how = Training(epochs, batch_size=16, learning_rate=1e-2, ema=ema, schedule="constant")
         model = train("painn", labelled_copper, tmp_path / f"{epochs}-{ema}", how, validated=False)
         return model.state_dict()["messages.0.scalar.0.weight"]
 
-    one, two, kept = weights(1, 0.0), weights(2, 0.0), weights(2, 0.75)
+    one, two = weights(1, 0.0), weights(2, 0.0)
     assert not torch.allclose(one, two, atol=1e-3)
-    assert torch.allclose(kept, 0.75 * one + 0.25 * two, atol=1e-6)
+    for asked, used in ((0.1, 0.1), (0.99, 2 / 11)):
+        assert torch.allclose(weights(2, asked), used * one + (1 - used) * two, atol=1e-6)
 
 
 def test_another_training_in_the_folder_is_refused(labelled_copper, tmp_path: Path) -> None:
@@ -164,7 +167,14 @@ def test_divergence_and_devices(labelled_copper, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{"epochs": 0}, {"batch_size": 0}, {"learning_rate": -1.0}, {"ema": 1.0}, {"clip": -1.0}, {"learning_rate": float("nan")}],
+    [
+        {"epochs": 0},
+        {"batch_size": 0},
+        {"learning_rate": -1.0},
+        {"ema": 1.0},
+        {"clip": -1.0},
+        {"learning_rate": float("nan")},
+    ],
 )
 def test_recipes_that_cannot_train(settings: dict) -> None:
     with pytest.raises(VibronicError, match=next(iter(settings))):
@@ -187,7 +197,9 @@ def environment() -> dict[str, str]:
 def test_kill_9_and_the_same_command_again(labelled_copper, tmp_path: Path) -> None:
     write_structures(tmp_path / "data.extxyz", labelled_copper)
     more = ["--training.epochs", "40"]
-    subprocess.run(command(tmp_path / "data.extxyz", tmp_path / "a", *more), check=True, env=environment(), capture_output=True)
+    subprocess.run(
+        command(tmp_path / "data.extxyz", tmp_path / "a", *more), check=True, env=environment(), capture_output=True
+    )
     process = subprocess.Popen(
         command(tmp_path / "data.extxyz", tmp_path / "b", *more), env=environment(), stdout=subprocess.DEVNULL
     )
@@ -197,24 +209,34 @@ def test_kill_9_and_the_same_command_again(labelled_copper, tmp_path: Path) -> N
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not (tmp_path / "b" / "model.safetensors").exists()
-    subprocess.run(command(tmp_path / "data.extxyz", tmp_path / "b", *more), check=True, env=environment(), capture_output=True)
+    subprocess.run(
+        command(tmp_path / "data.extxyz", tmp_path / "b", *more), check=True, env=environment(), capture_output=True
+    )
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in "ab")
     assert all(torch.equal(one[k], two[k]) for k in one)
 
 
 @pytest.mark.slow
 def test_two_processes_share_the_work(labelled_copper, tmp_path: Path) -> None:
-    """DDP over two processes on the CPU: it ends, is sensible, and twice the same."""
+    """DDP over two processes on the CPU: it ends, sees everything and learns."""
     write_structures(tmp_path / "data.extxyz", labelled_copper)
-    more = ["--training.epochs", "4", "--devices", "2", "--training.batch_size", "2"]
-    for name in "ab":
-        done = subprocess.run(
-            command(tmp_path / "data.extxyz", tmp_path / name, *more), env=environment(), capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
-    one, two = (load_file(tmp_path / name / "model.safetensors") for name in "ab")
-    assert all(torch.equal(one[k], two[k]) for k in one)
-    assert all(torch.isfinite(v).all() for v in one.values())
-    scores = json.loads((tmp_path / "a" / "config.json").read_text())["scores"]
-    spread = np.std([a.info["band_gap"] for a in labelled_copper])
-    assert scores["mae_band_gap"] < 3 * spread
+    more = [
+        "--training.epochs",
+        "20",
+        "--training.batch_size",
+        "2",
+        "--training.learning_rate",
+        "1e-2",
+        "--devices",
+        "2",
+        "--model.dropout",
+        "0",
+    ]
+    run = command(tmp_path / "data.extxyz", tmp_path / "model", *more)
+    done = subprocess.run(run, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    state = torch.load(tmp_path / "model" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert state["global_step"] == 20 * 5  # 19 structures, 2 per step and process
+    assert all(torch.isfinite(v).all() for v in load_file(tmp_path / "model" / "model.safetensors").values())
+    scores = json.loads((tmp_path / "model" / "config.json").read_text())["scores"]
+    assert scores["mae_band_gap"] < 2 * np.std([a.info["band_gap"] for a in labelled_copper])

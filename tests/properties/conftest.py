@@ -15,10 +15,22 @@ from vibronic.learning import store
 from vibronic.properties.descriptors import DescriptorRidge
 
 SETTINGS: dict[str, dict] = {
-    "painn": {"kind": "painn", "targets": ["energy", "forces", "stress", "band_gap", "hardness"], "width": 16, "layers": 2, "basis": 6},
+    "painn": {
+        "kind": "painn",
+        "targets": ["energy", "forces", "stress", "band_gap", "hardness"],
+        "width": 16,
+        "layers": 2,
+        "basis": 6,
+    },
     "cgcnn": {"kind": "cgcnn", "targets": ["energy", "band_gap", "hardness"], "width": 16},
     "cgcnn-max": {"kind": "cgcnn", "targets": ["band_gap", "hardness"], "width": 16, "pooling": "max", "sigmoid": True},
-    "ridge": {"kind": "ridge", "targets": ["energy", "band_gap", "hardness"], "radial": 8, "angular": 4, "angle_cutoff": 3.5},
+    "ridge": {
+        "kind": "ridge",
+        "targets": ["energy", "band_gap", "hardness"],
+        "radial": 8,
+        "angular": 4,
+        "angle_cutoff": 3.5,
+    },
 }
 CUTOFF = 4.0
 

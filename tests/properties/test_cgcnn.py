@@ -47,8 +47,18 @@ def test_dropout_only_while_training(structures) -> None:
 
 
 def test_the_preset_is_the_scripts() -> None:
-    assert PAPER2025["model"] == {"width": 128, "layers": 3, "cutoff": 5.5, "pooling": "mean", "dropout": 0.4, "sigmoid": True}
-    assert PAPER2025["training"].items() >= {"epochs": 600, "batch_size": 128, "learning_rate": 1e-4, "optimizer": "adam"}.items()
+    assert PAPER2025["model"] == {
+        "width": 128,
+        "layers": 3,
+        "cutoff": 5.5,
+        "pooling": "mean",
+        "dropout": 0.4,
+        "sigmoid": True,
+    }
+    assert (
+        PAPER2025["training"].items()
+        >= {"epochs": 600, "batch_size": 128, "learning_rate": 1e-4, "optimizer": "adam"}.items()
+    )
     CrystalGraph(**PAPER2025["model"])
 
 
@@ -67,6 +77,16 @@ def test_a_training_set_without_bonds() -> None:
 
 
 def test_electronegativities() -> None:
-    assert [ELECTRONEGATIVITY[z] for z in (1, 8, 9, 16, 35, 47, 55, 79, 92)] == [2.2, 3.44, 3.98, 2.58, 2.96, 1.93, 0.79, 2.54, 1.38]
+    assert [ELECTRONEGATIVITY[z] for z in (1, 8, 9, 16, 35, 47, 55, 79, 92)] == [
+        2.2,
+        3.44,
+        3.98,
+        2.58,
+        2.96,
+        1.93,
+        0.79,
+        2.54,
+        1.38,
+    ]
     assert len(ELECTRONEGATIVITY) == 104
     assert np.isfinite(ELECTRONEGATIVITY).all()

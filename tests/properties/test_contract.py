@@ -90,7 +90,9 @@ def test_a_repeated_crystal(model, structures, predict, repeats) -> None:
         one, many = predict(model, atoms), predict(model, atoms.repeat(repeats))
         n = int(np.prod(repeats))
         for t in model.targets:
-            expected = one[t.name] * n if t.extensive else np.tile(one[t.name], (n, 1)) if t.level == "atom" else one[t.name]
+            expected = (
+                one[t.name] * n if t.extensive else np.tile(one[t.name], (n, 1)) if t.level == "atom" else one[t.name]
+            )
             assert np.allclose(many[t.name], expected, rtol=1e-9, atol=1e-9), t.name
 
 
@@ -113,7 +115,9 @@ def test_a_batch_is_its_structures(model, structures, predict) -> None:
         together = model(batch)
     alone = [predict(model, a) for a in structures]
     for t in model.targets:
-        expected = np.concatenate([p[t.name] for p in alone]) if t.level == "atom" else np.stack([p[t.name] for p in alone])
+        expected = (
+            np.concatenate([p[t.name] for p in alone]) if t.level == "atom" else np.stack([p[t.name] for p in alone])
+        )
         assert together[t.name].shape == expected.shape
         assert np.allclose(together[t.name], expected, rtol=1e-9, atol=1e-9), t.name
 

@@ -101,7 +101,16 @@ def test_a_folder_without_a_study_is_one_sentence(tmp_path):
 
 def test_verdicts_need_ranges_that_do_not_overlap():
     def row(label: str, seed: int, mae: float) -> dict:
-        return {"crystal": "X", "model": "m", "target": "energy", "set": label, "size": 9, "seed": seed, "mae": mae, "unit": "eV"}
+        return {
+            "crystal": "X",
+            "model": "m",
+            "target": "energy",
+            "set": label,
+            "size": 9,
+            "seed": seed,
+            "mae": mae,
+            "unit": "eV",
+        }
 
     apart = [row("phonons", 0, 1.0), row("phonons", 1, 1.2), row("random", 0, 2.0), row("random", 1, 2.4)]
     (verdict,) = thermal_report.verdicts(apart)

@@ -47,6 +47,7 @@ class _Fit(pl.LightningModule):
         return loader(self.data, self.how.batch_size, self.seed, self.trainer.global_rank, self.trainer.world_size)
 
     def val_dataloader(self) -> DataLoader:
+        assert self.validation is not None  # or Lightning would not ask
         return DataLoader(self.validation, batch_size=2 * self.how.batch_size, collate_fn=Batch.collate)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
@@ -91,8 +92,9 @@ class _Fit(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
-def _moving_average(decay: float, average: Tensor, current: Tensor, _: Tensor | int) -> Tensor:
-    return average + (1 - decay) * (current - average)
+def _moving_average(decay: float, average: Tensor, current: Tensor, n: Tensor | int) -> Tensor:
+    """A young average forgets faster, or it would keep the first steps to the end of a short training."""
+    return average + (1 - min(decay, float((1 + n) / (10 + n)))) * (current - average)
 
 
 def fit(
@@ -133,15 +135,10 @@ def fit(
     model.prepare(train.batch())
     module = _Fit(model, train, validation, how, seed)
     monitor = "val_loss" if validation is not None else None
-    keep = ModelCheckpoint(
-        checkpoints,
-        "best",
-        monitor=monitor,
-        save_last=True,
-        enable_version_counter=False,
-        save_on_train_epoch_end=monitor is None,
-    )
-    callbacks: list[Callback] = [keep]
+    # Lightning's ``save_last`` is only as recent as the best checkpoint; this one is as recent as the last epoch.
+    newest = ModelCheckpoint(checkpoints, "last", enable_version_counter=False, save_on_train_epoch_end=True)
+    best = ModelCheckpoint(checkpoints, "best", monitor, enable_version_counter=False, save_on_train_epoch_end=False)
+    callbacks: list[Callback] = [best, newest] if monitor else [newest]
     if how.ema:
         # Lightning's own EMA cannot be sent to another process.
         callbacks.append(WeightAveraging(use_buffers=False, avg_fn=partial(_moving_average, how.ema)))

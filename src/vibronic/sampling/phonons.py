@@ -313,12 +313,13 @@ def prepare_phonons(
 ) -> tuple[Phonons, list[str]]:
     """A sampler for one temperature with the chosen remedy against imaginary modes, and what was found on the way.
 
-    "effective" runs molecular dynamics of the supercell with ``calculator`` (2 fs steps, 400 fs to equilibrate, then
-    ``snapshots`` snapshots 20 fs apart) and fits force constants; "sscha" iterates with ``snapshots`` configurations.
-    Both are done even when no mode is imaginary: they are better force constants for that temperature.
+    "effective" runs molecular dynamics of the supercell with ``calculator`` (2 fs steps, 800 fs to equilibrate, then
+    ``snapshots`` snapshots 40 fs apart) and fits force constants; "sscha" iterates with ``snapshots`` configurations.
+    Both are done even when no mode is imaginary: they are better force constants for that temperature. Modes that stay
+    imaginary all the same (few, after a short trajectory) are treated as by "cap", and a finding says so.
 
     Raises:
-        VibronicError: the engine is missing, the choice is unknown, or modes remain imaginary.
+        VibronicError: the engine is missing, or the choice is unknown.
     """
     from vibronic.sampling.dynamics import Dynamics
 
@@ -330,7 +331,7 @@ def prepare_phonons(
     if calculator is None:
         raise VibronicError(f"'{imaginary}' computes forces: it needs an engine, such as --engine sevennet")
     if imaginary == "effective":
-        dynamics = Dynamics(calculator, temperature, timestep=2.0, equilibration=200, interval=10, progress=progress)
+        dynamics = Dynamics(calculator, temperature, timestep=2.0, equilibration=400, interval=20, progress=progress)
         labelled = dynamics.sample(force_constants.supercell, snapshots, seed)
         prepared = effective_force_constants(force_constants, labelled)
     else:
@@ -343,7 +344,10 @@ def prepare_phonons(
         f"without temperature, {force_constants.modes().describe()}",
         *prepared.findings[known:],
     ]
-    sampler = Phonons(prepared, temperature, statistics, plus_minus=plus_minus, min_distance=min_distance)
+    # The dynamics or the iterations are paid for: a few soft modes that are left are bounded, and that is said.
+    sampler = Phonons(prepared, temperature, statistics, "cap", plus_minus=plus_minus, min_distance=min_distance)
+    if prepared.modes().unstable.any():
+        findings.append(sampler.findings[-1])
     return sampler, [_sentence(finding) for finding in findings]
 
 

@@ -20,7 +20,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -67,7 +67,7 @@ class Plan:
 
     crystals: tuple[str, ...] = ("Ag3SBr", "NaCl")
     temperature: float = 300.0
-    statistics: str = "classical"
+    statistics: Literal["quantum", "classical"] = "classical"
     supercell: tuple[int, int, int] = (2, 2, 2)
     engine: str = "sevennet"
     pool: int = 48
@@ -75,10 +75,10 @@ class Plan:
     sizes: tuple[int, ...] = (12, 24, 48)
     seeds: tuple[int, ...] = (0, 1)
     timestep: float = 4.0
-    equilibration: int = 100
-    interval: int = 8
+    equilibration: int = 80
+    interval: int = 6
     fit_snapshots: int = 60
-    steps: int = 400
+    steps: int = 300
     width: int = 32
     layers: int = 2
     cutoff: float = 4.5
@@ -127,7 +127,8 @@ def run(plan: Plan, out: Path, workers: int = 2, say: Callable[[str], None] = pr
     with _pool(workers) as pool, _bar() as bar:
         task = bar.add_task("Relaxing, phonons, dynamics", total=2 * len(folders))
         pairs = list(zip(plan.crystals, folders, strict=True))
-        waiting = [pool.submit(_trajectory, plan, c, f, purpose) for c, f in pairs for purpose in ("test", "fit")]
+        costly_first = sorted(pairs, key=lambda pair: -len(read_crystal(pair[0])))
+        waiting = [pool.submit(_trajectory, plan, c, f, purpose) for c, f in costly_first for purpose in ("test", "fit")]
         for future in as_completed(waiting):
             future.result()
             bar.advance(task)
@@ -214,7 +215,10 @@ def _draw(plan: Plan, name: str, folder: Path) -> list[str]:
     chosen = harmonic
     if harmonic.modes().unstable.any():
         chosen = effective_force_constants(harmonic, read_labelled(folder / "fit.extxyz"))
-        findings += [f"effective force constants at {plan.temperature:g} K: {f}" for f in chosen.findings[len(harmonic.findings) :]]
+        findings += [
+            f"effective force constants at {plan.temperature:g} K: {f}"
+            for f in chosen.findings[len(harmonic.findings) :]
+        ]
     i, j, _ = neighbor_list(reference, 6.0)
     shortest = float(np.linalg.norm(reference.get_distances(i[0], j[i == i[0]], mic=True, vector=True), axis=1).min())
     closest = 0.75 * shortest  # nearer pairs are not met at these temperatures, and engines fail on them
@@ -223,7 +227,9 @@ def _draw(plan: Plan, name: str, folder: Path) -> list[str]:
     if chosen.modes().unstable.any():
         findings.append(phonons.findings[-1])
     sets = {"phonons": phonons.sample(reference, plan.pool, seed=3)}
-    sets["random"] = Rattle.matched_to(sets["phonons"], reference, min_distance=closest).sample(reference, plan.pool, seed=4)
+    sets["random"] = Rattle.matched_to(sets["phonons"], reference, min_distance=closest).sample(
+        reference, plan.pool, seed=4
+    )
     test = read_labelled(folder / "test.extxyz")
     theory = phonons.thermal_displacements()
     symbols = np.array(reference.get_chemical_symbols())
@@ -342,7 +348,9 @@ def _learn(jobs: Sequence[Job], workers: int) -> list[dict[str, Any]]:
     with _pool(workers) as pool, _bar() as bar:
         task = bar.add_task("Training", total=len(jobs))
         # Costly ones first, so that no process idles at the end.
-        order = sorted(range(len(jobs)), key=lambda k: (jobs[k].kind == "ridge", jobs[k].targets == ("band_gap", "vbm")))
+        order = sorted(
+            range(len(jobs)), key=lambda k: (jobs[k].kind == "ridge", jobs[k].targets == ("band_gap", "vbm"))
+        )
         futures = {pool.submit(_train, jobs[k]): k for k in order}
         rows: list[list[dict[str, Any]]] = [[] for _ in jobs]
         for future in as_completed(futures):
@@ -353,9 +361,10 @@ def _learn(jobs: Sequence[Job], workers: int) -> list[dict[str, Any]]:
 
 def _train(job: Job) -> list[dict[str, Any]]:
     """Train and score one model; one row per target."""
+    from vibronic.data.dataset import GraphData
     from vibronic.learning import store
     from vibronic.learning.prediction import predict, score
-    from vibronic.data.dataset import GraphData
+    from vibronic.properties.descriptors import DescriptorRidge
 
     done = job.out / "scores.json"
     if done.exists():
@@ -365,7 +374,7 @@ def _train(job: Job) -> list[dict[str, Any]]:
     torch.manual_seed(job.seed)
     model = store.build(job.kind, targets=job.targets, **job.model)
     data = GraphData([pool[k] for k in chosen], model.targets, model.cutoff)
-    if job.kind == "ridge":
+    if isinstance(model, DescriptorRidge):
         model.fit(data.batch().to(dtype=torch.float64))
     else:
         from vibronic.learning.training import Training, fit
@@ -401,7 +410,9 @@ def _train(job: Job) -> list[dict[str, Any]]:
                 "r2": scores[f"r2_{t.name}"],
                 "unit": unit,
                 "n_test": len(test),
-                "parity": [np.ravel([a for a, _ in pairs]), np.ravel([b for _, b in pairs])] if t.name != "forces" else None,
+                "parity": [np.ravel([a for a, _ in pairs]), np.ravel([b for _, b in pairs])]
+                if t.name != "forces"
+                else None,
             }
         )
     write_json(done, rows)

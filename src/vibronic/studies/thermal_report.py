@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,14 @@ from vibronic.studies.thermal import GAP
 
 Rows = list[dict[str, Any]]
 
-_NAMES = {"energy": "energy", "forces": "forces", "stress": "stress", "pressure": "pressure", "band_gap": "band gap", "vbm": "valence-band maximum"}
+_NAMES = {
+    "energy": "energy",
+    "forces": "forces",
+    "stress": "stress",
+    "pressure": "pressure",
+    "band_gap": "band gap",
+    "vbm": "valence-band maximum",
+}
 
 
 def write(folder: Path) -> Path:
@@ -30,7 +37,9 @@ def write(folder: Path) -> Path:
     try:
         results = json.loads((folder / "results.json").read_text())
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise VibronicError(f"{folder} holds no finished study; run 'vibronic study thermal --out {folder}' first") from error
+        raise VibronicError(
+            f"{folder} holds no finished study; run 'vibronic study thermal --out {folder}' first"
+        ) from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise VibronicError(f"{folder}/results.json is damaged; delete it and run the study again") from error
     plan, rows = results["plan"], results["rows"]
@@ -57,7 +66,11 @@ def verdicts(rows: Rows) -> Rows:
     found = []
     keys = dict.fromkeys((r["crystal"], r["model"], r["target"]) for r in rows if r["set"] != "both")
     for crystal, model, target in keys:
-        mine = [r for r in rows if (r["crystal"], r["model"], r["target"]) == (crystal, model, target) and r["set"] != "both"]
+        mine = [
+            r
+            for r in rows
+            if (r["crystal"], r["model"], r["target"]) == (crystal, model, target) and r["set"] != "both"
+        ]
         size = max(r["size"] for r in mine)
         values = {s: [r["mae"] for r in mine if r["set"] == s and r["size"] == size] for s in ("phonons", "random")}
         found.append(
@@ -69,7 +82,8 @@ def verdicts(rows: Rows) -> Rows:
                 "unit": mine[0]["unit"],
                 **values,
                 # the ranges over seeds do not overlap
-                "clear": max(values["phonons"]) < min(values["random"]) or max(values["random"]) < min(values["phonons"]),
+                "clear": max(values["phonons"]) < min(values["random"])
+                or max(values["random"]) < min(values["phonons"]),
                 "ratio": float(np.mean(values["random"]) / np.mean(values["phonons"])),
             }
         )
@@ -137,7 +151,9 @@ def _crystal(page: Report, folder: Path, crystal: str, plan: dict[str, Any]) -> 
         "species by species. Snapshots with a distance below 0.75 of the shortest bond were drawn again.",
     )
     page.crystal(
-        read_labelled(folder / "phonons-labelled.extxyz")[0], f"A configuration of {crystal} from its lattice vibrations.", None
+        read_labelled(folder / "phonons-labelled.extxyz")[0],
+        f"A configuration of {crystal} from its lattice vibrations.",
+        None,
     )
 
 
@@ -153,12 +169,15 @@ def _learning(page: Report, rows: Rows, title: str, plan: dict[str, Any]) -> Non
             ),
             f"Error on {mine[0]['n_test']} snapshots of the dynamics against the number of labels; {seeds} seeds as points.",
         )
-    for target in dict.fromkeys(r["target"] for r in rows if r["parity"] is not None and r["target"] in ("energy", "band_gap")):
-        groups = {}
-        for r in rows:
-            if r["target"] == target and r["model"] == "painn" and r["seed"] == min(x["seed"] for x in rows):
-                if r["size"] == max(x["size"] for x in rows):
-                    groups[r["set"]] = tuple(map(np.asarray, r["parity"]))
+    for target in dict.fromkeys(
+        r["target"] for r in rows if r["parity"] is not None and r["target"] in ("energy", "band_gap")
+    ):
+        shown = ("painn", target, max(r["size"] for r in rows), min(r["seed"] for r in rows))
+        groups = {
+            r["set"]: (np.asarray(r["parity"][0]), np.asarray(r["parity"][1]))
+            for r in rows
+            if (r["model"], r["target"], r["size"], r["seed"]) == shown
+        }
         unit = {"energy": "eV/atom"}.get(target, "eV")
         page.figure(
             plots.parity(groups, unit, _NAMES[target].capitalize()),
@@ -178,7 +197,10 @@ def _gap(page: Report, folder: Path, rows: Rows, attribution: dict[str, Any], pl
     both = [r for r in mine if r["set"] == "both"]
     page.table(
         ["target", "seed", "MAE", "RMSE", "R2", "unit of errors"],
-        [[_NAMES[r["target"]], r["seed"], f"{r['mae']:.3f}", f"{r['rmse']:.3f}", f"{r['r2']:.2f}", r["unit"]] for r in both],
+        [
+            [_NAMES[r["target"]], r["seed"], f"{r['mae']:.3f}", f"{r['rmse']:.3f}", f"{r['r2']:.2f}", r["unit"]]
+            for r in both
+        ],
         f"PaiNN trained on both sets together ({both[0]['size']} configurations), scored on the dynamics. These models are explained below.",
     )
     page.section("Which bonds make the gap")
@@ -192,7 +214,12 @@ def _gap(page: Report, folder: Path, rows: Rows, attribution: dict[str, Any], pl
     page.table(
         ["bond", "number", "mean |attribution| (meV)", "sum (eV)"],
         [
-            [k, int((kinds == k).sum()), f"{1e3 * np.abs(values[kinds == k]).mean():.2f}", f"{values[kinds == k].sum():+.3f}"]
+            [
+                k,
+                int((kinds == k).sum()),
+                f"{1e3 * np.abs(values[kinds == k]).mean():.2f}",
+                f"{values[kinds == k].sum():+.3f}",
+            ]
             for k in sorted(set(kinds), key=lambda k: -np.abs(values[kinds == k]).mean())
         ],
         "Attribution of the band gap by kind of bond (all pairs within the cutoff of the network).",
@@ -200,10 +227,7 @@ def _gap(page: Report, folder: Path, rows: Rows, attribution: dict[str, Any], pl
     top = np.abs(values).max() or 1.0
     page.figure(
         plots.attribution_by_bond(
-            [
-                {"bond": k, "weight": abs(v) / top, "length": d}
-                for k, v, d in zip(kinds, values, lengths, strict=True)
-            ]
+            [{"bond": k, "weight": abs(v) / top, "length": d} for k, v, d in zip(kinds, values, lengths, strict=True)]
         ),
         f"Absolute attribution of every pair by kind and by length; 1 stands for {1e3 * top:.1f} meV.",
     )
@@ -248,9 +272,10 @@ def _method(page: Report, plan: dict[str, Any]) -> None:
     )
 
 
-def _range(values: Iterable[float]) -> str:
-    values = list(values)
-    mean, low, high = (f"{v:.2g}" if abs(v) < 100 else f"{v:.0f}" for v in (np.mean(values), min(values), max(values)))
+def _range(values: Sequence[float]) -> str:
+    values = [float(v) for v in values]
+    numbers = (sum(values) / len(values), min(values), max(values))
+    mean, low, high = (f"{v:.2g}" if abs(v) < 100 else f"{v:.0f}" for v in numbers)
     return f"{mean} ({low}–{high})" if low != high else mean
 
 

@@ -37,7 +37,7 @@ def study(
     supercell: tuple[int, int, int] = (2, 2, 2),
     sizes: list[int] | None = None,
     seeds: int = 2,
-    steps: int = 400,
+    steps: int = 300,
     gap: bool = True,
     out: Path = Path("vibronic-study"),
     seed: int = 0,

@@ -1,12 +1,15 @@
 // Fills the widgets of a report from the JSON inside each; a widget that fails keeps its sentence.
 "use strict";
 
+const FIELD_OF_VIEW = 20;
+
 function fill(host, draw) {
   const fallback = host.querySelector(".fallback");
   try {
     draw(host, JSON.parse(host.querySelector("script").textContent));
     fallback.remove();
   } catch (error) {
+    host.querySelector(".canvas")?.remove();
     host.dataset.error = String(error);
   }
 }
@@ -15,7 +18,7 @@ function plot(host, figure) {
   const options = {
     responsive: true,
     displaylogo: false,
-    displayModeBar: "hover",
+    displayModeBar: matchMedia("(hover: hover)").matches && "hover",
     // A list of our own: plotly's default buttons include one that uploads the figure.
     modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
     toImageButtonOptions: { format: "svg" },
@@ -34,11 +37,6 @@ function crystal(host, scene) {
   canvas.className = "canvas";
   canvas.tabIndex = 0;
   const viewer = $3Dmol.createViewer(canvas, { backgroundAlpha: 0, orthographic: true, disableFog: true });
-  if (!viewer) {
-    canvas.remove();
-    throw new Error("WebGL is not available");
-  }
-
   const model = viewer.addModel();
   model.addAtoms(scene.atoms.map((a, k) => ({ elem: a.elem, ...point(a.xyz), serial: k, label: a.label, bonds: [] })));
   for (const [elem, look] of Object.entries(scene.elements)) model.setStyle({ elem }, { sphere: look });
@@ -57,10 +55,17 @@ function crystal(host, scene) {
   };
   viewer.setHoverable({}, true, show, hide);
 
+  const axes = [0, 1, 2].map((k) => scene.atoms.map((a) => a.xyz[k]));
+  const centre = axes.map((values) => (Math.min(...values) + Math.max(...values)) / 2);
+  const reach = (a) => Math.hypot(...a.xyz.map((x, k) => x - centre[k])) + scene.elements[a.elem].radius;
+  const radius = Math.max(2, ...scene.atoms.map(reach));
+  viewer.setCameraParameters({ fov: FIELD_OF_VIEW });
   const reset = () => {
-    viewer.setView([0, 0, 0, 0, 0, 0, 0, 1]);
-    viewer.zoomTo();
-    viewer.zoom(1.4);
+    viewer.zoomTo(); // for the clipping planes
+    viewer.setView([...centre.map((x) => -x), 0, 0, 0, 0, 1]);
+    // 3Dmol leaves half of a wide viewer empty; this fits the sphere around the atoms into the shorter side.
+    const aspect = Math.max(1, canvas.clientWidth / canvas.clientHeight);
+    viewer.setPerceivedDistance((aspect * radius) / Math.tan((FIELD_OF_VIEW * Math.PI) / 180));
     if (scene.cell) {
       // Read from the last to the first: c upwards, then a little from the side and from above.
       viewer.rotate(14, "x");
@@ -89,16 +94,16 @@ function outline(viewer, [a, b, c]) {
       viewer.addCylinder({ start: at(start), end: at(sum(start, edge)), radius: 0.025, color: "#888888" });
     }
   }
-  const name = { fontSize: 16, fontColor: "#888888", showBackground: false, inFront: true, alignment: "center" };
+  const name = { fontSize: 18, bold: true, fontColor: "#6f767d", showBackground: false, inFront: true, alignment: "center" };
   for (const [text, v] of [["a", a], ["b", b], ["c", c]]) {
     const length = Math.hypot(...v);
-    viewer.addLabel(text, { ...name, position: at(v.map((x) => x * (1 + 0.7 / length))) });
+    viewer.addLabel(text, { ...name, position: at(v.map((x) => x * (1 + 1.1 / length))) }, undefined, true);
   }
 }
 
 for (const host of document.querySelectorAll("div.plot")) fill(host, plot);
 
-// Crystals are built when they come near the screen: a graphics context each is dear, and few may live at once.
+// Crystals are built when they come near the screen, so that a page with many of them opens at once.
 const waiting = new IntersectionObserver((entries) => {
   for (const { isIntersecting, target } of entries) {
     if (!isIntersecting) continue;
@@ -106,4 +111,11 @@ const waiting = new IntersectionObserver((entries) => {
     fill(target, crystal);
   }
 }, { rootMargin: "400px" });
-for (const host of document.querySelectorAll("div.crystal")) waiting.observe(host);
+const crystals = document.querySelectorAll("div.crystal");
+for (const host of crystals) waiting.observe(host);
+addEventListener("beforeprint", () => {
+  for (const host of crystals) {
+    waiting.unobserve(host);
+    if (!host.querySelector(".canvas")) fill(host, crystal);
+  }
+});
