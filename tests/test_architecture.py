@@ -37,7 +37,7 @@ def test_an_import_takes_no_heavy_library(module: str) -> None:
     ("module", "light"),
     [
         ("vibronic.sampling.phonons", "phonopy symfc lightning plotly sevenn"),
-        ("vibronic.labelling.label", "sevenn gpaw pyscf dask lightning"),
+        ("vibronic.labelling.label", "sevenn pyscf dask lightning"),
         ("vibronic.learning.store", "lightning torch_geometric"),
         ("vibronic.explain.attribution", "captum lightning"),
     ],

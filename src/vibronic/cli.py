@@ -22,6 +22,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except VibronicError as error:
         print(f"vibronic: {error}", file=sys.stderr)
         return 2
+    except NotImplementedError as error:  # how ASE says that a calculator does not know an element or a property
+        print(f"vibronic: {str(error).rstrip('.')}; choose another --engine", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("vibronic: interrupted; the same command goes on where it stopped", file=sys.stderr)
         return 130
@@ -71,6 +74,9 @@ def _run(arguments: list[str]) -> int:
     )
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file with the same keys as the options")
     parser.add_function_arguments(function, as_positional=True, as_group=False)
+    for action in parser._actions:
+        if not action.option_strings:
+            action.metavar = action.dest  # its YAML key; the choices stand beside it
     try:
         settings = parser.instantiate(parser.parse_args(_spell(rest, function)))
     except (ArgumentError, TypeError, OSError) as error:
@@ -150,6 +156,8 @@ def _is_list(hint: Any) -> bool:
 def _one_line(message: str, verb: str) -> str:
     """jsonargparse's message as one sentence."""
     text = " ".join(message.replace("Parser key", "option").split())
+    if text.startswith("Unexpected config"):
+        text = "the file of --config must hold lines like 'key: value'"
     text = re.sub(r"Expected a <class '(\w+)'>\.? Got value: (.*)", r"expected \1, got '\2'", text)
     return f"{text.rstrip('.')} (see 'vibronic {verb} --help')"
 

@@ -133,13 +133,8 @@ def executor(name: str, engine: Engine, workers: int = 1, timeout: float | None 
             raise VibronicError("'in-process' cannot stop a calculation; use the executor 'local' for a time-out")
         yield lambda atoms, properties: _here(engine, atoms, properties)
     elif name == "local":
-        with _one_thread():
-            pool = _start(engine, workers)
-            try:
-                yield lambda atoms, properties: _schedule(pool, engine, atoms, properties, timeout)
-            finally:
-                pool.stop()
-                pool.join()
+        with processes(workers, _build_early, engine) as pool:
+            yield lambda atoms, properties: _schedule(pool, engine, atoms, properties, timeout)
     else:
         address = None if name == "dask" else name
         with _one_thread(), _dask(address, workers) as (dask_executor, run):
@@ -192,13 +187,28 @@ def _one_thread() -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _start(engine: Engine, workers: int) -> ProcessPool:
+@contextmanager
+def processes(workers: int, prepare: Callable[..., None] | None = None, *arguments: Any) -> Iterator[ProcessPool]:
+    """Worker processes of one thread each, which end with the block and never outlive this process.
+
+    Args:
+        prepare: called with ``arguments`` in every new process before its first task.
+    """
+    with _one_thread():
+        pool = _pool(workers, prepare, arguments)
+        try:
+            yield pool
+        finally:
+            pool.stop()
+            pool.join()
+
+
+def _pool(workers: int, prepare: Callable[..., None] | None, arguments: tuple[Any, ...]) -> ProcessPool:
     from pebble import ProcessPool
 
     # Spawned, because a fork would copy the locks of torch's and BLAS's threads in whatever state they are.
-    return ProcessPool(
-        workers, initializer=_initialize, initargs=(engine,), context=multiprocessing.get_context("spawn")
-    )
+    context = multiprocessing.get_context("spawn")
+    return ProcessPool(workers, initializer=_initialize, initargs=(prepare, arguments), context=context)
 
 
 def _schedule(
@@ -210,9 +220,14 @@ def _schedule(
         raise VibronicError(_NO_PROCESS) from None
 
 
-def _initialize(engine: Engine) -> None:
-    """Build the calculator before the clock of the first structure runs, and never outlive the parent."""
+def _initialize(prepare: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    if prepare is not None:
+        prepare(*arguments)
+
+
+def _build_early(engine: Engine) -> None:
+    """Build the calculator before the clock of the first structure runs."""
     try:
         _build(engine)
     except Exception:
@@ -282,7 +297,7 @@ def _guarded(
         return None
     if key not in _GUARDS:
         os.environ.update(_ONE_THREAD)
-        _GUARDS[key] = _start(engine, 1)
+        _GUARDS[key] = _pool(1, _build_early, (engine,))
     _RUNNING[key] = _schedule(_GUARDS[key], engine, atoms, properties, timeout)
     # Settled here, because Dask would log an expected exception as an error of its own.
     return outcome_of(_RUNNING[key], timeout)

@@ -12,12 +12,9 @@ stopped. ``report`` (``studies/thermal_report.py``) reads these files and nothin
 from __future__ import annotations
 
 import json
-import multiprocessing
 import shutil
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -35,6 +32,7 @@ from vibronic.core.units import GPA
 from vibronic.data.dataset import describe, label_of, read_labelled, read_structures, write_structures
 from vibronic.data.sources import crystal as read_crystal
 from vibronic.data.sources import structures as read_named
+from vibronic.labelling.executors import processes
 from vibronic.sampling.harmonic import ForceConstants
 from vibronic.sampling.sampler import displacements_of
 
@@ -124,11 +122,13 @@ def run(plan: Plan, out: Path, workers: int = 2, say: Callable[[str], None] = pr
     _same_plan(plan, out)
     names = [Path(c).stem if Path(c).suffix else c for c in plan.crystals]
     folders = [out / name for name in names]
-    with _pool(workers) as pool, _bar() as bar:
+    with processes(workers) as pool, _bar() as bar:
         task = bar.add_task("Relaxing, phonons, dynamics", total=2 * len(folders))
         pairs = list(zip(plan.crystals, folders, strict=True))
         costly_first = sorted(pairs, key=lambda pair: -len(read_crystal(pair[0])))
-        waiting = [pool.submit(_trajectory, plan, c, f, purpose) for c, f in costly_first for purpose in ("test", "fit")]
+        waiting = [
+            pool.schedule(_trajectory, (plan, c, f, purpose)) for c, f in costly_first for purpose in ("test", "fit")
+        ]
         for future in as_completed(waiting):
             future.result()
             bar.advance(task)
@@ -345,13 +345,13 @@ def _gap_jobs(plan: Plan, folder: Path) -> list[Job]:
 
 def _learn(jobs: Sequence[Job], workers: int) -> list[dict[str, Any]]:
     """Scores of all trainings; those already done are read back."""
-    with _pool(workers) as pool, _bar() as bar:
+    with processes(workers) as pool, _bar() as bar:
         task = bar.add_task("Training", total=len(jobs))
         # Costly ones first, so that no process idles at the end.
         order = sorted(
             range(len(jobs)), key=lambda k: (jobs[k].kind == "ridge", jobs[k].targets == ("band_gap", "vbm"))
         )
-        futures = {pool.submit(_train, jobs[k]): k for k in order}
+        futures: dict[Any, int] = {pool.schedule(_train, (jobs[k],)): k for k in order}
         rows: list[list[dict[str, Any]]] = [[] for _ in jobs]
         for future in as_completed(futures):
             rows[futures[future]] = future.result()
@@ -434,19 +434,6 @@ def _attribute(plan: Plan, folder: Path) -> dict[str, Any]:
         "spread_over_seeds": np.std([a.value for a in found], axis=0).mean(),
         **{k: getattr(mean, k) for k in ("i", "j", "shift", "length", "value", "kinds")},
     }
-
-
-@contextmanager
-def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Processes with one thread each: two threads on a busy machine are slower than one."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as pool:
-        yield pool
-
-
-def _one_thread() -> None:
-    warnings.filterwarnings("ignore")
-    torch.set_num_threads(1)
 
 
 def _bar() -> Progress:

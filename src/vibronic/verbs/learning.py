@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from vibronic.core.errors import VibronicError
 from vibronic.core.provenance import check_writable, run_record, writable, write_json
 from vibronic.learning.recipe import Training
 from vibronic.verbs.common import Setting, say
+
+if TYPE_CHECKING:
+    from ase import Atoms
 
 
 def train(
@@ -106,15 +109,20 @@ def train(
         raise VibronicError(f"what is the unit of '{unknown[0]}'? give it with --units.{unknown[0]} UNIT")
     torch.manual_seed(seed)
     network = store.build(kind, **settings)
+
+    def labelled(structures: list[Atoms], file: str) -> list[Atoms]:
+        """Refuse a fault in any label, naming its place in the user's file, before anything is computed."""
+        for k, atoms in enumerate(structures):
+            labels_of(atoms, network.targets, f"{file}, structure {k}")
+        return structures
+
+    labelled(frames, data)
     shares = [fractions[0], 0.0 if validation else fractions[1], 0.0 if test else fractions[2]]
     parts = iter(split(frames, [s for s in shares if s > 0], seed))
     taken = [[frames[k] for k in next(parts)] if s > 0 else [] for s in shares]
     fitted = taken[0]
-    chosen = sources.structures(validation) if validation else taken[1]
-    scored = sources.structures(test) if test else taken[2]
-    for file, labelled in ((data, frames), (validation, chosen), (test, scored)):
-        for k, atoms in enumerate(labelled if file else ()):
-            labels_of(atoms, network.targets, f"{file}, structure {k}")
+    chosen = labelled(sources.structures(validation), validation) if validation else taken[1]
+    scored = labelled(sources.structures(test), test) if test else taken[2]
     check_writable(out)
     with run_record(out, "train", config, seed) as record:
         if isinstance(network, DescriptorRidge):
@@ -241,7 +249,7 @@ def explain(
 
 
 def evaluate(
-    what: Literal["predictions"], file: Path, reference: str, out: Path = Path("metrics.json")
+    what: Literal["predictions"], file: Path, reference: str | None = None, out: Path = Path("metrics.json")
 ) -> dict[str, Any]:
     """Score a file of predictions against labels: MAE, RMSE, R2 of every target, every structure counted.
 
@@ -263,6 +271,8 @@ def evaluate(
     from vibronic.data import sources
     from vibronic.learning.prediction import read_predictions, score
 
+    if reference is None:
+        raise VibronicError("predictions are scored against labels: give the labelled structures with --reference")
     rows, frames = read_predictions(file), sources.structures(reference)
     if len(rows) != len(frames):
         raise VibronicError(f"{file} has {len(rows)} rows but {reference} has {len(frames)} structures")

@@ -102,20 +102,4 @@ function outline(viewer, [a, b, c]) {
 }
 
 for (const host of document.querySelectorAll("div.plot")) fill(host, plot);
-
-// Crystals are built when they come near the screen, so that a page with many of them opens at once.
-const waiting = new IntersectionObserver((entries) => {
-  for (const { isIntersecting, target } of entries) {
-    if (!isIntersecting) continue;
-    waiting.unobserve(target);
-    fill(target, crystal);
-  }
-}, { rootMargin: "400px" });
-const crystals = document.querySelectorAll("div.crystal");
-for (const host of crystals) waiting.observe(host);
-addEventListener("beforeprint", () => {
-  for (const host of crystals) {
-    waiting.unobserve(host);
-    if (!host.querySelector(".canvas")) fill(host, crystal);
-  }
-});
+for (const host of document.querySelectorAll("div.crystal")) fill(host, crystal);
