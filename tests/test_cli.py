@@ -87,7 +87,11 @@ def test_every_verb_is_one_function_of_the_package() -> None:
         (["sample", "NaCl", "--settings.ecut", "500"], "settings", {"ecut": 500}),
         (["sample", "NaCl", "--settings.xc", "PBE"], "settings", {"xc": "PBE"}),
         (["train", "painn", "x", "--model.width", "8"], "model", {"width": 8}),
-        (["train", "painn", "x", "--model.cutoff", "4.5", "--model.sigmoid", "true"], "model", {"cutoff": 4.5, "sigmoid": True}),
+        (
+            ["train", "painn", "x", "--model.cutoff", "4.5", "--model.sigmoid", "true"],
+            "model",
+            {"cutoff": 4.5, "sigmoid": True},
+        ),
         (["train", "painn", "x", "--targets", "energy", "forces"], "targets", ["energy", "forces"]),
         (["train", "painn", "x", "--targets", "energy"], "targets", ["energy"]),
         (["train", "painn", "x", "--units.my_gap", "eV"], "units", {"my_gap": "eV"}),
@@ -103,7 +107,9 @@ def test_what_people_type(typed: list[str], key: str, value: object, capsys: pyt
 
 
 def test_nested_settings_of_the_recipe(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", "painn", "x", "--training.epochs", "7", "--training.optimizer", "adam", "--print_config"]) == 0
+    assert (
+        main(["train", "painn", "x", "--training.epochs", "7", "--training.optimizer", "adam", "--print_config"]) == 0
+    )
     training = yaml.safe_load(capsys.readouterr().out)["training"]
     assert (training["epochs"], training["optimizer"], training["batch_size"]) == (7, "adam", 4)
 
@@ -112,7 +118,19 @@ def test_nested_settings_of_the_recipe(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_yaml_is_the_same_as_flags(data: str, tmp_path: Path) -> None:
-    flags = "--targets energy band_gap --model.radial 8 --fractions 0.5 0.25 0.25 --seed 3".split()
+    flags = [
+        "--targets",
+        "energy",
+        "band_gap",
+        "--model.radial",
+        "8",
+        "--fractions",
+        "0.5",
+        "0.25",
+        "0.25",
+        "--seed",
+        "3",
+    ]
     assert main(["train", "ridge", data, *flags, "--out", str(tmp_path / "a")]) == 0
     keys = {"kind": "ridge", "data": data, "targets": ["energy", "band_gap"], "model": {"radial": 8}}
     keys |= {"fractions": [0.5, 0.25, 0.25], "seed": 3, "out": str(tmp_path / "b")}
@@ -170,7 +188,7 @@ def test_units_of_a_table_are_respected(model: str, data: str, tmp_path: Path) -
 
 def test_a_network_end_to_end(data: str, tmp_path: Path) -> None:
     out = tmp_path / "potential"
-    flags = "--model.width 8 --model.layers 1 --training.epochs 2 --device cpu".split()
+    flags = ["--model.width", "8", "--model.layers", "1", "--training.epochs", "2", "--device", "cpu"]
     assert main(["train", "painn", data, *flags, "--out", str(out)]) == 0
     described = json.loads((out / "config.json").read_text())
     assert set(described["targets"]) == {"energy", "forces", "stress"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import os
 import re
@@ -59,8 +60,6 @@ def _run(arguments: list[str]) -> int:
         return 0
     name, *rest = arguments
     if name not in functions:
-        import difflib
-
         near = difflib.get_close_matches(name, functions, n=1)
         raise VibronicError(
             f"there is no verb '{name}'; " + (f"did you mean '{near[0]}'?" if near else "see 'vibronic --help'")
@@ -80,7 +79,7 @@ def _run(arguments: list[str]) -> int:
     try:
         settings = parser.instantiate(parser.parse_args(_spell(rest, function)))
     except (ArgumentError, TypeError, OSError) as error:
-        raise VibronicError(_one_line(str(error), name)) from error
+        raise VibronicError(_one_line(str(error), function)) from error
     except SystemExit as stop:  # --help has been printed
         return int(stop.code or 0)
     settings = {k: v for k, v in vars(settings).items() if k in inspect.signature(function).parameters}
@@ -153,13 +152,18 @@ def _is_list(hint: Any) -> bool:
     return any(typing.get_origin(p) in (list, tuple) for p in parts)
 
 
-def _one_line(message: str, verb: str) -> str:
+def _one_line(message: str, function: Callable[..., Any]) -> str:
     """jsonargparse's message as one sentence."""
-    text = " ".join(message.replace("Parser key", "option").split())
+    text = " ".join(message.replace("Parser key", "option").split()).rstrip(".")
     if text.startswith("Unexpected config"):
         text = "the file of --config must hold lines like 'key: value'"
-    text = re.sub(r"Expected a <class '(\w+)'>\.? Got value: (.*)", r"expected \1, got '\2'", text)
-    return f"{text.rstrip('.')} (see 'vibronic {verb} --help')"
+    text = re.sub(r"Expected an? (.*?)\.? Got value: (.*)", r"expected \1, got '\2'", text)
+    text = re.sub(r"<class '(\w+)'>", r"\1", text)
+    text = re.sub(r"typing\.Literal\[(.*?)\]", r"one of \1", text)
+    unknown = re.match(r"(?:unrecognized arguments: --|Option ')(\w+)", text)
+    near = difflib.get_close_matches(unknown[1], inspect.signature(function).parameters, n=1) if unknown else []
+    hint = f"did you mean '{near[0]}'? " if near else ""
+    return f"{text} ({hint}see 'vibronic {function.__name__} --help')"
 
 
 if __name__ == "__main__":

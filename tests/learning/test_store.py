@@ -121,7 +121,7 @@ def test_damaged_weights(folder: Path, damage: str) -> None:
 
 
 def test_no_such_model(tmp_path: Path) -> None:
-    with pytest.raises(VibronicError, match="neither a folder"):
+    with pytest.raises(VibronicError, match="no such folder"):
         store.load(tmp_path / "none")
     with pytest.raises(VibronicError, match="not a model folder"):
         store.load(tmp_path)

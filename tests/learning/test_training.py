@@ -117,6 +117,14 @@ def test_a_resumed_training_keeps_its_earlier_figures(labelled_copper, tmp_path:
     assert (tmp_path / "logs" / "version_0" / "metrics.csv").read_text() == before
 
 
+def test_ctrl_c_reaches_the_caller(labelled_copper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "Killed", KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train("cgcnn", labelled_copper, tmp_path, Training(epochs=3, batch_size=4), dies_after=6)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert (tmp_path / "checkpoints" / "last.ckpt").exists()
+
+
 def test_early_stop(labelled_copper, tmp_path: Path) -> None:
     how = Training(epochs=50, batch_size=4, learning_rate=1e-30, ema=0.0, patience=2)
     train("painn", labelled_copper, tmp_path, how)

@@ -48,12 +48,16 @@ def writable(path: Path) -> Iterator[Path]:
         os.umask(umask)
         os.chmod(name, 0o666 & ~umask)
     except OSError as error:
-        raise VibronicError(f"cannot write {path}: {error.strerror or error}; choose another --out") from error
+        raise VibronicError(
+            f"cannot write to {path.parent}: {error.strerror or error}; choose another --out"
+        ) from error
     try:
         yield Path(name)
         os.replace(name, path)
     except OSError as error:
-        raise VibronicError(f"cannot write {path}: {error.strerror or error}; choose another --out") from error
+        raise VibronicError(
+            f"cannot write to {path.parent}: {error.strerror or error}; choose another --out"
+        ) from error
     finally:
         Path(name).unlink(missing_ok=True)
 

@@ -164,10 +164,8 @@ def _find(model: str | Path) -> Path:
     if str(model) in shipped():
         return Path(str(resources.files("vibronic").joinpath("pretrained", str(model))))
     names = ", ".join(shipped())
-    raise VibronicError(
-        f"there is no model '{model}': it is neither a folder"
-        + (f" nor a shipped model ({names})" if names else " (train one with 'vibronic train')")
-    )
+    other = f"nor a shipped model ({names})" if names else "nor is any model shipped; train one with 'vibronic train'"
+    raise VibronicError(f"there is no model '{model}': no such folder, {other}")
 
 
 def _readme(model: Model, card: Card) -> str:

@@ -11,6 +11,7 @@ import json
 import logging
 import math
 import os
+import signal
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -174,7 +175,8 @@ def fit(
             raise VibronicError(f"cannot train on device '{device}': {str(error).splitlines()[0]}") from error
         try:
             trainer.fit(module, ckpt_path=last if _weights(last) else None, weights_only=True)
-        except SystemExit as stop:  # how Lightning passes Ctrl-C on
+        except SystemExit as stop:  # how Lightning passes Ctrl-C on, deaf to a second one
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             raise KeyboardInterrupt from stop
     state = _weights(checkpoints / "best.ckpt" if monitor else last)
     if state is not None:

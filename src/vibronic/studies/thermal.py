@@ -55,7 +55,7 @@ class Plan:
         pool: structures in each training set; ``sizes`` are drawn from it.
         test: snapshots of the dynamics that every model is scored on.
         seeds: of the subset and of the network's weights.
-        timestep: of the dynamics, fs.
+        timestep, friction: of the Langevin dynamics, fs and 1/fs.
         equilibration, interval: steps of the dynamics before the first snapshot and between snapshots.
         fit_snapshots: snapshots of a second trajectory for effective force constants, where modes are imaginary.
         steps: optimiser steps of every network.
@@ -72,7 +72,8 @@ class Plan:
     test: int = 20
     sizes: tuple[int, ...] = (12, 24, 48)
     seeds: tuple[int, ...] = (0, 1)
-    timestep: float = 4.0
+    timestep: float = 5.0
+    friction: float = 0.01
     equilibration: int = 80
     interval: int = 6
     fit_snapshots: int = 60
@@ -178,6 +179,7 @@ def _trajectory(plan: Plan, name: str, folder: Path, purpose: str) -> None:
     """
     from vibronic.labelling.engines import engine
     from vibronic.sampling.dynamics import Dynamics
+    from vibronic.sampling.phonons import Phonons
 
     path = folder / f"{purpose}.extxyz"
     if path.exists():
@@ -190,12 +192,16 @@ def _trajectory(plan: Plan, name: str, folder: Path, purpose: str) -> None:
         n, interval, seed = plan.fit_snapshots, max(1, plan.interval // 2), 1
     else:
         return
+    # A crystal that sits on a saddle takes long to leave it by itself: start displaced along the unstable modes.
+    start = Phonons(harmonic, plan.temperature, plan.statistics, "cap", min_distance=_closest(harmonic.supercell))
     dynamics = Dynamics(
         engine(plan.engine).calculator(),
         plan.temperature,
         timestep=plan.timestep,
+        friction=plan.friction,
         equilibration=plan.equilibration,
         interval=interval,
+        start=start.sample(harmonic.supercell, 1, seed)[0],
     )
     write_structures(path, dynamics.sample(harmonic.supercell, n, seed))
 
@@ -204,7 +210,6 @@ def _draw(plan: Plan, name: str, folder: Path) -> list[str]:
     """Phonon set, random set of the same mean-square displacement, and what the report shows about them."""
     from vibronic.sampling.checks import check_snapshots, coverage
     from vibronic.sampling.phonons import Phonons, effective_force_constants
-    from vibronic.sampling.rattle import Rattle
 
     path = folder / "sampling.json"
     if path.exists():
@@ -219,17 +224,14 @@ def _draw(plan: Plan, name: str, folder: Path) -> list[str]:
             f"effective force constants at {plan.temperature:g} K: {f}"
             for f in chosen.findings[len(harmonic.findings) :]
         ]
-    i, j, _ = neighbor_list(reference, 6.0)
-    shortest = float(np.linalg.norm(reference.get_distances(i[0], j[i == i[0]], mic=True, vector=True), axis=1).min())
-    closest = 0.75 * shortest  # nearer pairs are not met at these temperatures, and engines fail on them
+    closest = _closest(reference)
     # A short trajectory may leave a few soft modes without a restoring force; they are bounded, and that is said.
     phonons = Phonons(chosen, plan.temperature, plan.statistics, "cap", min_distance=closest)
     if chosen.modes().unstable.any():
         findings.append(phonons.findings[-1])
     sets = {"phonons": phonons.sample(reference, plan.pool, seed=3)}
-    sets["random"] = Rattle.matched_to(sets["phonons"], reference, min_distance=closest).sample(
-        reference, plan.pool, seed=4
-    )
+    sets["random"], finding = _matched_random(sets["phonons"], reference, closest)
+    findings.append(finding)
     test = read_labelled(folder / "test.extxyz")
     theory = phonons.thermal_displacements()
     symbols = np.array(reference.get_chemical_symbols())
@@ -257,6 +259,33 @@ def _draw(plan: Plan, name: str, folder: Path) -> list[str]:
     dos = {label: asdict(fc.density_of_states(12)) for label, fc in _distinct(harmonic, chosen)}
     write_json(path, {"findings": findings, "displacements": displacements, "bands": bands, "dos": dos})
     return findings
+
+
+def _closest(reference: Atoms) -> float:
+    """Angstrom: no sampled pair is nearer than 0.65 of the shortest bond, where engines fail and nature does not go."""
+    i, j, shift = neighbor_list(reference, 6.0)
+    vectors = reference.positions[j] - reference.positions[i] + shift @ reference.cell.array
+    return 0.65 * float(np.linalg.norm(vectors, axis=1).min())
+
+
+def _matched_random(phonons: Sequence[Atoms], reference: Atoms, closest: float) -> tuple[list[Atoms], str]:
+    """A random set with the mean-square displacement of the phonon set, or the nearest to it that keeps atoms apart."""
+    from vibronic.sampling.rattle import Rattle
+
+    matched = Rattle.matched_to(phonons, reference, min_distance=closest)
+    for smaller in range(10):
+        sampler = replace(matched, amplitude=matched.amplitude * 0.9**smaller)
+        try:
+            frames = sampler.sample(reference, len(phonons), seed=4)
+        except VibronicError:
+            continue  # hardly any configuration keeps its atoms apart: isotropic displacements cannot be this large
+        said = f"the random set has an rms displacement of {sampler.amplitude:.2f} Angstrom per atom"
+        if smaller:
+            return frames, f"{said}, not the {matched.amplitude:.2f} of the phonon set, at which atoms would overlap"
+        return frames, f"{said}, that of the phonon set"
+    raise VibronicError(
+        f"no random displacements of {reference.symbols} near {matched.amplitude:.2f} Angstrom keep atoms apart"
+    )
 
 
 def _distinct(harmonic: ForceConstants, chosen: ForceConstants) -> list[tuple[str, ForceConstants]]:

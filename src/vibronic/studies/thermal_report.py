@@ -148,7 +148,7 @@ def _crystal(page: Report, folder: Path, crystal: str, plan: dict[str, Any]) -> 
         plots.mean_square_displacement(sampling["displacements"]),
         "Mean-square displacement per Cartesian component of the sampled sets and of the dynamics, with standard errors, "
         "beside the analytic value for the phonons used. The random set is matched to the phonon set over all atoms, not "
-        "species by species. Snapshots with a distance below 0.75 of the shortest bond were drawn again.",
+        "species by species. Snapshots with a distance below 0.65 of the shortest bond were drawn again.",
     )
     page.crystal(
         read_labelled(folder / "phonons-labelled.extxyz")[0],
