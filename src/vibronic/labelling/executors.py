@@ -198,8 +198,12 @@ def processes(workers: int, prepare: Callable[..., None] | None = None, *argumen
         pool = _pool(workers, prepare, arguments)
         try:
             yield pool
-        finally:
+        except BaseException:
             pool.stop()
+            raise
+        else:
+            pool.close()
+        finally:
             pool.join()
 
 

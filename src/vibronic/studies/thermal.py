@@ -53,7 +53,7 @@ class Plan:
         statistics: of the phonon set; classical, because the dynamics is.
         supercell: repeats of the conventional cell.
         engine: labels everything (see ``vibronic doctor``).
-        pool: structures in each training set; ``sizes`` are drawn from it.
+        pool: structures in each training set; ``sizes`` are drawn from it, smaller than it, so that seeds differ.
         test: snapshots of the dynamics that every model is scored on.
         seeds: of the subset and of the network's weights.
         timestep, friction: of the Langevin dynamics, fs and 1/fs.
@@ -71,7 +71,7 @@ class Plan:
     engine: str = "sevennet"
     pool: int = 48
     test: int = 20
-    sizes: tuple[int, ...] = (12, 24, 48)
+    sizes: tuple[int, ...] = (10, 20, 40)
     seeds: tuple[int, ...] = (0, 1)
     timestep: float = 5.0
     friction: float = 0.01
@@ -83,12 +83,12 @@ class Plan:
     layers: int = 2
     cutoff: float = 4.5
     gap: bool = True
-    gap_sizes: tuple[int, ...] = (6, 12, 19)
-    gap_seeds: tuple[int, ...] = (0, 1, 2)
+    gap_sizes: tuple[int, ...] = (6, 10, 16)
+    gap_seeds: tuple[int, ...] = (0, 1)
 
     def __post_init__(self) -> None:
-        if max(self.sizes) > self.pool:
-            raise VibronicError(f"the largest size ({max(self.sizes)}) exceeds the pool of {self.pool} structures")
+        if max(self.sizes) >= self.pool:
+            raise VibronicError(f"the pool of {self.pool} structures must exceed the largest size ({max(self.sizes)})")
         if min(self.sizes) < 4:
             raise VibronicError("a training set needs at least 4 structures")
 
@@ -409,8 +409,8 @@ def _train(job: Job) -> list[dict[str, Any]]:
     else:
         from vibronic.learning.training import Training, fit
 
-        batch_size = min(4, job.size)
-        how = Training(epochs=max(1, round(job.steps * batch_size / job.size)), batch_size=batch_size)
+        # Few structures and few steps: small batches and a high peak learn most in the time.
+        how = Training(epochs=max(1, round(job.steps * 2 / job.size)), batch_size=2, learning_rate=5e-3)
         fit(model, data, None, job.out, how, job.seed, device="cpu", progress=False, logs=False)
         shutil.rmtree(job.out / "checkpoints")  # the model folder holds the weights
     predicted = predict(model, test)

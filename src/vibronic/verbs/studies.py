@@ -55,7 +55,7 @@ def study(
         temperature: K.
         engine: labels everything (see 'vibronic doctor').
         supercell: repeats of the crystal's cell.
-        sizes: training set sizes; 12, 24, 48 where none are given.
+        sizes: training set sizes; 10, 20, 40 where none are given.
         seeds: how many.
         steps: optimiser steps of every network.
         gap: also compare on the DFT band gaps of Ag3SBr that ship with the package.
@@ -68,13 +68,13 @@ def study(
     """
     from vibronic.studies import thermal, thermal_report
 
-    wanted = tuple(sizes or (12, 24, 48))
+    wanted = tuple(sizes or (10, 20, 40))
     plan = thermal.Plan(
         crystals=tuple(crystals or ("Ag3SBr", "NaCl")),
         temperature=temperature,
         engine=engine,
         supercell=supercell,
-        pool=max(wanted),
+        pool=round(1.2 * max(wanted)),
         sizes=wanted,
         seeds=tuple(range(seed, seed + seeds)),
         steps=steps,
