@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from vibronic.labelling.engines import Engine
 
 _APPLICATION = 0x56696272  # "Vibr": tells a ledger from any other SQLite file
 _VERSION = 1
+_PATIENCE = 60  # seconds to wait for another process that writes
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS labels (
     key TEXT PRIMARY KEY,
@@ -90,7 +92,7 @@ class Ledger:
         self.path = Path(path)
         with self._errors():
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.connection = sqlite3.connect(self.path, timeout=60, isolation_level=None)
+            self.connection = sqlite3.connect(self.path, timeout=_PATIENCE, isolation_level=None)
         try:
             with self._errors():
                 self._prepare()
@@ -107,7 +109,7 @@ class Ledger:
             raise VibronicError(f"{self.path} is an SQLite file of another program, not a ledger; choose another name")
         if tables and pragma("user_version") > _VERSION:
             raise VibronicError(f"{self.path} was written by a newer vibronic; upgrade, or choose another name")
-        self.connection.execute("PRAGMA journal_mode = WAL")
+        self._write_ahead()
         self.connection.execute("PRAGMA synchronous = FULL")
         if not tables:
             self.connection.execute("BEGIN IMMEDIATE")
@@ -115,6 +117,17 @@ class Ledger:
             self.connection.execute(f"PRAGMA user_version = {_VERSION}")
             self.connection.execute(_SCHEMA)
             self.connection.execute("COMMIT")
+
+    def _write_ahead(self) -> None:
+        """Switch to the write-ahead log. SQLite does not wait by itself while another process does the same."""
+        for patience in range(_PATIENCE * 10, -1, -1):
+            try:
+                self.connection.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or not patience:
+                    raise
+                time.sleep(0.1)
 
     def __enter__(self) -> Ledger:
         return self
