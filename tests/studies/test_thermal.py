@@ -123,6 +123,8 @@ def test_verdicts_need_ranges_that_do_not_overlap():
 def test_an_impossible_plan_is_refused():
     with pytest.raises(VibronicError, match="must exceed the largest size"):
         thermal.Plan(pool=10, sizes=(20,))
+    with pytest.raises(VibronicError, match="same name"):
+        thermal.Plan(crystals=("a/POSCAR", "b/POSCAR"))
     with pytest.raises(VibronicError, match="at least 4"):
         thermal.Plan(sizes=(2,))
 

@@ -89,6 +89,8 @@ class Plan:
     def __post_init__(self) -> None:
         if max(self.sizes) >= self.pool:
             raise VibronicError(f"the pool of {self.pool} structures must exceed the largest size ({max(self.sizes)})")
+        if len({Path(c).stem for c in self.crystals}) < len(self.crystals):
+            raise VibronicError("two crystals have the same name; rename one of the files")
         if min(self.sizes) < 4:
             raise VibronicError("a training set needs at least 4 structures")
 
@@ -122,7 +124,7 @@ def run(plan: Plan, out: Path, workers: int = 2, say: Callable[[str], None] = pr
     """
     out = Path(out)
     _same_plan(plan, out)
-    names = [Path(c).stem if Path(c).suffix else c for c in plan.crystals]
+    names = [Path(c).stem for c in plan.crystals]
     folders = [out / name for name in names]
     with processes(workers) as pool, _bar() as bar:
         task = bar.add_task("Relaxing, phonons, dynamics", total=2 * len(folders))
