@@ -66,3 +66,15 @@ def test_weigh_scales_rows() -> None:
     assert batch.weigh(edges) is edges
     batch.edge_weight = torch.arange(len(edges)).float()
     assert torch.equal(batch.weigh(edges)[:, 1], batch.edge_weight)
+
+
+def test_select_is_the_batch_of_the_selected() -> None:
+    atoms = [bulk("Cu"), bulk("NaCl", "rocksalt", a=5.6), bulk("Si"), bulk("Cu", cubic=True)]
+    parts = [
+        Batch.from_atoms(a, 4.0, {"energy": float(k), "forces": np.full((len(a), 3), k)}) for k, a in enumerate(atoms)
+    ]
+    some, expected = Batch.collate(parts).select(torch.tensor([1, 3])), Batch.collate([parts[1], parts[3]])
+    for name in ("positions", "numbers", "cell", "index", "edge_index", "edge_shift"):
+        assert torch.equal(getattr(some, name), getattr(expected, name)), name
+    for name, value in expected.labels.items():
+        assert torch.equal(some.labels[name], value)

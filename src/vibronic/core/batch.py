@@ -68,6 +68,23 @@ class Batch:
         """(B,) cell volumes, Angstrom^3."""
         return torch.linalg.det(self.cell).abs()
 
+    def select(self, structures: Tensor) -> Batch:
+        """The structures with these indices (ascending), as a batch of their own."""
+        place = torch.full((self.n_structures,), -1, device=self.index.device)
+        place[structures] = torch.arange(len(structures), device=place.device)
+        atoms, edges = place[self.index] >= 0, place[self.edge_structure] >= 0
+        renumbered = torch.cumsum(atoms, 0) - 1
+        return Batch(
+            positions=self.positions[atoms],
+            numbers=self.numbers[atoms],
+            cell=self.cell[structures],
+            index=place[self.index[atoms]],
+            edge_index=renumbered[self.edge_index[:, edges]],
+            edge_shift=self.edge_shift[edges],
+            labels={k: v[atoms if target(k).level == "atom" else structures] for k, v in self.labels.items()},
+            edge_weight=None if self.edge_weight is None else self.edge_weight[edges],
+        )
+
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Batch:
         """The batch on ``device``, its floating-point tensors as ``dtype``."""
 

@@ -21,8 +21,7 @@ from vibronic.core.errors import VibronicError
 from vibronic.core.model import Model
 from vibronic.core.targets import target
 from vibronic.properties.elements import ELECTRONEGATIVITY
-from vibronic.properties.painn import spread
-from vibronic.properties.readout import scatter_mean
+from vibronic.properties.readout import scatter_mean, spread
 
 PAPER2025: dict[str, dict[str, Any]] = {
     "model": {"width": 128, "layers": 3, "cutoff": 5.5, "pooling": "mean", "dropout": 0.4, "sigmoid": True},

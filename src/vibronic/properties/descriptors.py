@@ -15,6 +15,7 @@ from vibronic.core.batch import Batch
 from vibronic.core.errors import VibronicError
 from vibronic.core.model import Model
 from vibronic.core.targets import target
+from vibronic.properties.linear import ridge
 from vibronic.properties.readout import scatter_sum
 
 
@@ -84,8 +85,7 @@ class DescriptorRidge(Model):
         return torch.cat([*columns, counts], dim=1) / batch.n_atoms[:, None]
 
     def fit(self, batch: Batch) -> None:
-        """Closed-form fit; the penalty of each target minimises the generalised cross-validation error
-        n |r|^2 / (n - trace)^2 (Golub, Heath, Wahba, Technometrics 21, 215, 1979)."""
+        """Closed-form fit; the penalty of each target is chosen by generalised cross-validation."""
         self.prepare(batch)
         x = self.features(batch)
         labels = [batch.labels[t.name] / (batch.n_atoms if t.extensive else 1) for t in self.targets]
@@ -93,19 +93,8 @@ class DescriptorRidge(Model):
         self.mean, self.deviation = x.mean(0), x.std(0, correction=0)
         self.deviation = torch.where(self.deviation > 1e-8, self.deviation, torch.inf)  # constant features say nothing
         self.intercept = y.mean(0)
-        u, s, vh = torch.linalg.svd((x - self.mean) / self.deviation, full_matrices=False)
-        target_part, n = u.T @ (y - self.intercept), len(x)
-        columns: list[Tensor] = []
-        for k in range(y.shape[1]):
-            best = (s.new_tensor(torch.inf), torch.zeros_like(self.mean))
-            for penalty in torch.logspace(-9, 3, 49, dtype=torch.float64, device=s.device) * s[0] ** 2:
-                shrink = s**2 / (s**2 + penalty)
-                residual = (y[:, k] - self.intercept[k] - u @ (shrink * target_part[:, k])).square().sum()
-                score = n * residual / (n - 1 - shrink.sum()).clamp(min=1e-9) ** 2
-                if score < best[0]:
-                    best = (score, vh.T @ (s / (s**2 + penalty) * target_part[:, k]))
-            columns.append(best[1])
-        self.weights = torch.stack(columns, dim=1)
+        x = (x - self.mean) / self.deviation
+        self.weights = torch.stack([ridge(x, column, free=1)[0] for column in (y - self.intercept).unbind(1)], dim=1)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Predictions (B,) of each target, in its unit."""

@@ -17,10 +17,15 @@ from vibronic.core.batch import Batch
 from vibronic.core.errors import VibronicError
 from vibronic.core.model import Model
 from vibronic.core.targets import POTENTIAL, target
-from vibronic.properties.readout import ExtremumReadout, MeanReadout, scatter_sum
+from vibronic.properties.pair import MOST_ELEMENTS, PairPotential, RadialBasis
+from vibronic.properties.readout import ExtremumReadout, MeanReadout, scatter_sum, spread
 
 HUBER = 0.02
 """Errors above 2 % of a target's spread count linearly: a few violent structures must not rule the fit."""
+
+WEIGHTS = {"forces": 50.0}
+"""Weights of the losses where a user gives none, 1 for other targets. A structure has one energy and 3N forces: with
+equal weights a network of few steps leaves the forces where they were (docs/results.md)."""
 
 
 class Neighborhoods:
@@ -50,25 +55,6 @@ class Neighborhoods:
     def gather(self, features: Tensor) -> Tensor:
         """(N, K, width) features of the neighbours, from (N, width) of the atoms."""
         return features.index_select(0, self.neighbor).view(self.n_atoms, self.most, -1)
-
-
-class RadialBasis(nn.Module):
-    """Bessel functions sin(n pi r / c) / r (arXiv 2003.03123, eq. 7) and a constant, times a polynomial cutoff that
-    vanishes with its first two derivatives at ``c``."""
-
-    frequencies: Tensor
-
-    def __init__(self, size: int, cutoff: float) -> None:
-        super().__init__()
-        self.cutoff = cutoff
-        self.register_buffer("frequencies", math.pi * torch.arange(1, size + 1) / cutoff, persistent=False)
-
-    def forward(self, distance: Tensor) -> Tensor:
-        """Basis (E, size + 1) of distances (E,)."""
-        d = distance[:, None]
-        x = (d / self.cutoff).clamp(max=1.0)
-        envelope = 1 - x**6 * (28 - 48 * x + 21 * x**2)
-        return torch.cat([math.sqrt(2 / self.cutoff) * torch.sin(self.frequencies * d) / d * envelope, envelope], dim=1)
 
 
 class Message(nn.Module):
@@ -125,11 +111,12 @@ class PaiNN(Model):
         layers: message-passing steps.
         basis: radial functions.
         cutoff: Angstrom.
-        weights: weight of each target's loss; 1 where not given.
+        pair: start the potential from a pair potential fitted in closed form; the network learns the rest.
+        weights: weight of each target's loss; 50 for forces and 1 for others where not given.
     """
 
     kind = "painn"
-    energy_shift: Tensor
+    depth: Tensor
     scale: Tensor
     shift: Tensor
     neighbors: Tensor
@@ -142,6 +129,7 @@ class PaiNN(Model):
         layers: int = 3,
         basis: int = 12,
         cutoff: float = 5.0,
+        pair: bool = True,
         weights: dict[str, float] | None = None,
     ) -> None:
         config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
@@ -149,7 +137,7 @@ class PaiNN(Model):
         self.names = [t.name for t in self.targets]
         if {"forces", "stress"} & set(self.names) and "energy" not in self.names:
             raise VibronicError("forces and stress are derivatives of the energy: add 'energy' to the targets")
-        self.weights = {name: (weights or {}).get(name, 1.0) for name in self.names}
+        self.weights = {name: {**WEIGHTS, **(weights or {})}.get(name, 1.0) for name in self.names}
         self.scalars = [t for t in self.targets if t.name not in POTENTIAL]
         refused = [t.name for t in self.scalars if t.shape or t.level != "structure"]
         if refused:
@@ -160,37 +148,34 @@ class PaiNN(Model):
         self.updates = nn.ModuleList(Update(width) for _ in range(layers))
         if "energy" in self.names:
             self.energy = nn.Sequential(nn.Linear(width, width // 2), nn.SiLU(), nn.Linear(width // 2, 1))
+            self.pair = PairPotential(self.radial, MOST_ELEMENTS if pair else 0)
         self.readouts = nn.ModuleDict(
             {t.name: ExtremumReadout(width) if t.extremum else MeanReadout(width) for t in self.scalars}
         )
-        self.register_buffer("energy_shift", torch.zeros(119))
+        self.register_buffer("depth", torch.tensor(1.0))
         self.register_buffer("scale", torch.ones(len(self.names)))
         self.register_buffer("shift", torch.zeros(len(self.names)))
         self.register_buffer("neighbors", torch.tensor(1.0))
 
     def prepare(self, batch: Batch) -> None:
-        """Per-element reference energies by least squares, and the spread of every target, from the training set."""
+        """From the training set: reference energies and the pair potential by least squares, and the scale of every
+        target, which is what these leave for the network."""
         super().prepare(batch)
         self.neighbors = torch.tensor(max(1.0, batch.edge_index.shape[1] / len(batch.numbers)))
+        left: dict[str, Tensor] = {}
+        if "energy" in self.names:
+            left = self.pair.fit(batch, [n for n in self.names if n in POTENTIAL])
+            self.depth = left.get("forces", left["energy"]).to(self.depth)  # eV, over a length of 1 Angstrom
         for k, name in enumerate(self.names):
-            y = batch.labels[name].double()
-            if name == "energy":
-                counts = composition(batch).double()
-                reference = torch.linalg.lstsq(counts, y, driver="gelsd").solution
-                self.energy_shift = reference.to(self.energy_shift)
-                residual = (y - counts @ reference) / batch.n_atoms
-                self.scale[k] = spread(residual)
-            elif name in POTENTIAL:
-                self.scale[k] = spread(y, y.new_zeros(()))
+            if name in left:
+                self.scale[k] = left[name]
             else:
-                self.shift[k] = y.mean()
-                self.scale[k] = spread(y)
+                y = batch.labels[name].double()
+                self.shift[k], self.scale[k] = y.mean(), spread(y)
 
-    def features(self, batch: Batch, vectors: Tensor) -> Tensor:
-        """(N, width) scalar features of every atom, from edge vectors (E, 3)."""
-        distance = torch.sqrt((vectors * vectors).sum(-1) + 1e-12)
-        basis = batch.weigh(self.radial(distance) / self.neighbors.sqrt())
-        neighborhoods = Neighborhoods(batch.edge_index, len(batch.numbers), basis, vectors / distance[:, None])
+    def features(self, batch: Batch, basis: Tensor, unit: Tensor) -> Tensor:
+        """(N, width) scalar features of every atom, from the radial basis and the unit vector of every edge."""
+        neighborhoods = Neighborhoods(batch.edge_index, len(batch.numbers), basis / self.neighbors.sqrt(), unit)
         s, v = self.embedding(batch.numbers), None
         for message, update in zip(self.messages, self.updates, strict=True):
             s, v = message(s, v, neighborhoods)
@@ -210,16 +195,19 @@ class PaiNN(Model):
         # Every derivative of the energy follows from its derivative with respect to the edge vectors.
         if differentiate and not vectors.requires_grad:
             vectors.requires_grad_()
-        features = self.features(batch, vectors)
+        distance = torch.sqrt((vectors * vectors).sum(-1) + 1e-12)
+        basis = batch.weigh(self.radial(distance))
+        features = self.features(batch, basis, vectors / distance[:, None])
         out: dict[str, Tensor] = {}
         for readout, t in zip(self.readouts.values(), self.scalars, strict=True):
             k = self.names.index(t.name)
             value = readout(features, batch.index, size) * self.scale[k] + self.shift[k]
             out[t.name] = value * batch.n_atoms if t.extensive else value
         if "energy" in self.names:
-            per_atom = self.energy(features).squeeze(-1) * self.scale[self.names.index("energy")]
-            learned = scatter_sum(per_atom, batch.index, size)
-            out["energy"] = learned + scatter_sum(self.energy_shift[batch.numbers], batch.index, size)
+            per_atom = self.energy(features).squeeze(-1) * self.depth
+            pairs = scatter_sum(self.pair(batch, basis), batch.edge_structure, size)
+            learned = scatter_sum(per_atom, batch.index, size) + pairs
+            out["energy"] = learned + scatter_sum(self.pair.reference[batch.numbers], batch.index, size)
             if differentiate:
                 (pull,) = torch.autograd.grad(learned.sum(), vectors, create_graph=create_graph)
                 i, j = batch.edge_index
@@ -246,15 +234,3 @@ class PaiNN(Model):
             figures[name] = huber_loss(scaled, torch.zeros_like(scaled), delta=HUBER) * self.weights[name] / HUBER
         total = torch.stack([figures.pop(name) for name in self.names]).sum()
         return {"loss": total, **figures}
-
-
-def composition(batch: Batch) -> Tensor:
-    """(B, 119) atoms of each element in each structure."""
-    one = torch.nn.functional.one_hot(batch.numbers, 119).to(batch.positions)
-    return scatter_sum(one, batch.index, batch.n_structures)
-
-
-def spread(values: Tensor, centre: Tensor | None = None) -> Tensor:
-    """Root-mean-square deviation from ``centre`` (default: the mean); 1 when there is none to speak of."""
-    deviation = ((values - (values.mean() if centre is None else centre)) ** 2).mean().sqrt()
-    return deviation if deviation > 1e-8 else torch.ones_like(deviation)

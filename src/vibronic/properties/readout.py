@@ -15,6 +15,12 @@ def scatter_mean(values: Tensor, index: Tensor, size: int) -> Tensor:
     return scatter_sum(values, index, size) / count.view(-1, *[1] * (values.ndim - 1))
 
 
+def spread(values: Tensor, centre: Tensor | float | None = None) -> Tensor:
+    """Root-mean-square deviation from ``centre`` (default: the mean); 1 when there is none to speak of."""
+    deviation = ((values - (values.mean() if centre is None else centre)) ** 2).mean().sqrt()
+    return deviation if deviation > 1e-8 else torch.ones_like(deviation)
+
+
 def scatter_softmax(logits: Tensor, index: Tensor, size: int) -> Tensor:
     """Softmax of ``logits`` (n,) within each index."""
     top = logits.new_full((size,), -torch.inf).scatter_reduce(0, index, logits.detach(), "amax")
