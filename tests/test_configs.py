@@ -49,9 +49,9 @@ def test_a_full_file_shows_every_key_and_its_default(verb: str, capsys: pytest.C
             assert shown[name] == (str(default) if isinstance(default, Path) else default)
 
 
-def test_every_verb_that_takes_data_has_both_forms() -> None:
+def test_every_verb_that_computes_has_both_forms() -> None:
     names = {path.stem for path in FILES}
-    for verb in ("sample", "label", "train", "predict", "explain", "study"):
+    for verb in VERBS.keys() - {"data", "models", "doctor"}:  # these only tell
         assert {f"{verb}-minimal", f"{verb}-full"} <= names
 
 
@@ -77,7 +77,9 @@ def test_the_minimal_files_are_a_chain(tmp_path: Path, monkeypatch: pytest.Monke
     run("train")
     run("predict")
     run("explain")
+    run("evaluate")
     assert len(read("sampled.extxyz", ":")) == len(read("labelled.extxyz", ":")) == 12
     assert len(Path("predictions.csv").read_text().splitlines()) == 13
     assert Path("why.csv").exists()
+    assert Path("metrics.json").exists()
     assert Path("runs/model/run.json").exists()
