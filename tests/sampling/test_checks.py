@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from ase.build import bulk
 from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
 
 from vibronic.core.errors import VibronicError
 from vibronic.sampling.checks import (
@@ -10,6 +11,8 @@ from vibronic.sampling.checks import (
     coverage,
     mean_square_displacements,
     minimum_distance,
+    standard_error,
+    statistical_inefficiency,
     supercell_convergence,
 )
 from vibronic.sampling.phonons import Phonons
@@ -31,6 +34,50 @@ def test_findings_agree_with_theory_and_notice_when_they_do_not(nacl, salt):
     assert sum("apart" in f for f in wrong) == 2
     hot = check_snapshots(Rattle(1.2).sample(nacl.supercell, 5, 0), nacl.supercell)
     assert "minimum distance" in hot[-1]
+
+
+def autoregressive(memory, shape, seed):
+    """Series along axis 0 with the autocorrelation memory^k, so that g = (1 + memory) / (1 - memory)."""
+    noise = np.random.default_rng(seed).standard_normal(shape)
+    noise[1:] *= np.sqrt(1 - memory**2)
+    for k in range(1, len(noise)):
+        noise[k] += memory * noise[k - 1]
+    return noise
+
+
+@pytest.mark.parametrize("memory", [0.0, 0.5, 0.8])
+def test_standard_error_of_correlated_values(memory):
+    series = autoregressive(memory, (500, 300), 0)
+    true = series.mean(axis=0).std()
+    assert np.mean([standard_error(s, True) for s in series.T]) == pytest.approx(true, rel=0.15)
+    assert standard_error(series[:, 0], False) == pytest.approx(1 / np.sqrt(500), rel=0.15)
+    long = autoregressive(memory, 20000, 1)
+    assert statistical_inefficiency(long) == pytest.approx((1 + memory) / (1 - memory), rel=0.15)
+
+
+def test_standard_error_of_few_or_equal_values():
+    assert np.isnan(standard_error([1.0], True))
+    assert standard_error([2.0, 2.0, 2.0], True) == 0
+    assert standard_error([0.0, 1.0], True) == pytest.approx(standard_error([0.0, 1.0], False))
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_snapshots_of_dynamics_count_as_fewer(nacl, labelled):
+    """Configurations that are repeated three times hold a third of the information, and the check must see it."""
+    snapshots = [s.copy() for s in Rattle(0.2).sample(nacl.supercell, 80, 0) for _ in range(3)]
+    energies = np.repeat(np.random.default_rng(0).standard_normal(80), 3)
+    for snapshot, energy in zip(snapshots, energies):
+        snapshot.calc = SinglePointCalculator(snapshot, energy=energy) if labelled else None
+    plain = check_snapshots(snapshots, nacl.supercell)
+    for snapshot in snapshots:
+        snapshot.info["method"] = "md"
+    findings = check_snapshots(snapshots, nacl.supercell)
+    said = next(f for f in findings if "independent" in f)
+    assert said.startswith("The 240 snapshots count as ")
+    assert 60 <= int(said.split()[5]) <= 100
+    assert ("potential energy" in said) == labelled
+    errors = [[float(f.split()[5]) for f in found if "+/-" in f] for found in (plain, findings)]
+    assert np.array(errors[1]) == pytest.approx(np.sqrt(3) * np.array(errors[0]), rel=0.3)
 
 
 def test_minimum_distance_sees_periodic_images(copper):

@@ -25,6 +25,35 @@ def mean_square_displacements(snapshots: Sequence[Atoms], reference: Atoms) -> d
     return {species: mean for species, (mean, _) in _component_statistics(snapshots, reference).items()}
 
 
+def statistical_inefficiency(values: Sequence[float] | np.ndarray) -> float:
+    """How many consecutive ``values`` (n,) of one trajectory count as one independent value, at least 1.
+
+    g = 1 + 2 sum_k (1 - k/n) rho_k up to the first autocorrelation rho_k that is not positive, beyond which there is
+    only noise (Chodera et al., J. Chem. Theory Comput. 3, 26 (2007)).
+    """
+    deviation = np.asarray(values, dtype=float) - np.mean(values)
+    n, square = len(deviation), float(deviation @ deviation)
+    if square == 0:
+        return 1.0
+    terms = np.correlate(deviation, deviation, "full")[n:] / square  # (1 - k/n) rho_k for k = 1, 2, ...
+    first = int(np.argmax(terms <= 0)) if (terms <= 0).any() else n
+    return 1.0 + 2.0 * float(terms[:first].sum())
+
+
+def standard_error(values: Sequence[float] | np.ndarray, correlated: bool) -> float:
+    """Standard error of the mean of ``values`` (n,), in their unit; NaN for fewer than two.
+
+    Args:
+        values: one number per configuration.
+        correlated: they are in the order of one trajectory, so that n values count as n / g independent ones
+            (``statistical_inefficiency``).
+    """
+    if len(values) < 2:
+        return float("nan")
+    g = statistical_inefficiency(values) if correlated else 1.0
+    return float(np.std(values, ddof=1) * np.sqrt(g / len(values)))
+
+
 def minimum_distance(snapshots: Sequence[Atoms]) -> float:
     """Shortest distance between two atoms in all snapshots, Angstrom."""
     return min(_shortest_pair(snapshot)[0] for snapshot in snapshots)
@@ -34,7 +63,8 @@ def check_snapshots(snapshots: Sequence[Atoms], reference: Atoms, phonons: Phono
     """Plain sentences on amplitudes per species, on the shortest distance and, with ``phonons``, on the agreement.
 
     The analytic value belongs to the same treatment of imaginary modes and the same selection of modes; the error is
-    the standard error of the mean over snapshots, for which pairs +u, -u count once.
+    the standard error of the mean over snapshots, for which pairs +u, -u count once and consecutive snapshots of
+    dynamics as often as they are independent; how often that is, is said too.
 
     Raises:
         VibronicError: the snapshots are not of ``reference``.
@@ -58,6 +88,8 @@ def check_snapshots(snapshots: Sequence[Atoms], reference: Atoms, phonons: Phono
                 else ""
             )
         findings.append(sentence + ".")
+    if _is_dynamics(snapshots):
+        findings.append(_independent_snapshots(snapshots, reference))
     shortest, pair, index = min((*_shortest_pair(s), k) for k, s in enumerate(snapshots))
     before = _shortest_pair(reference)[0]
     advice = "; redraw with a minimum distance" if shortest < 0.65 * before else ""
@@ -164,13 +196,31 @@ def _environments(atoms: Atoms, species: Sequence[int], cutoff: float, width: fl
 def _component_statistics(snapshots: Sequence[Atoms], reference: Atoms) -> dict[str, tuple[float, float]]:
     """Species -> mean and standard error of <u_x^2> over the snapshots."""
     squared = (displacements_of(snapshots, reference) ** 2).mean(axis=2)
+    correlated = _is_dynamics(snapshots)
     symbols = np.array(reference.get_chemical_symbols())
     result = {}
     for species in np.unique(symbols):
         values = squared[:, symbols == species].mean(axis=1)
-        error = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
-        result[str(species)] = (float(values.mean()), error)
+        result[str(species)] = (float(values.mean()), standard_error(values, correlated))
     return result
+
+
+def _is_dynamics(snapshots: Sequence[Atoms]) -> bool:
+    return all(s.info.get("method") == "md" for s in snapshots)
+
+
+def _independent_snapshots(snapshots: Sequence[Atoms], reference: Atoms) -> str:
+    """How many independent ones the ordered snapshots of one trajectory count as."""
+    results = [getattr(s.calc, "results", {}) for s in snapshots]
+    if all("energy" in r for r in results):
+        quantity, values = "potential energy", np.array([r["energy"] for r in results])
+    else:
+        squared = displacements_of(snapshots, reference) ** 2
+        quantity, values = "mean-square displacement", squared.sum(axis=2).mean(axis=1)
+    n = len(snapshots)
+    count = max(1, round(n / statistical_inefficiency(values)))
+    advice = "; a longer --interval decorrelates them" if count < n else ""
+    return f"The {n} snapshots count as {count} independent ones ({quantity}){advice}."
 
 
 def _shortest_pair(atoms: Atoms) -> tuple[float, str]:
