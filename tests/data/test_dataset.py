@@ -115,7 +115,7 @@ def family(parent: object, n: int) -> list[Atoms]:
 
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(
-    sizes=st.lists(st.integers(1, 4), min_size=9, max_size=30),
+    sizes=st.lists(st.integers(1, 4), min_size=6, max_size=30),
     fractions=st.lists(st.floats(0.01, 1), min_size=1, max_size=3),
     seed=st.integers(0, 99),
 )
@@ -142,10 +142,44 @@ def test_shares_and_seeds() -> None:
     assert split(frames, (0.5, 0.5), 0) != split(frames, (0.5, 0.5), 1)
 
 
+def together(frames: list[Atoms], *keys: str) -> None:
+    """Every value of ``keys`` is in one part only, whatever the seed."""
+    for seed in range(10):
+        parts = split(frames, (0.6, 0.2, 0.2), seed)
+        assert sorted(k for part in parts for k in part) == list(range(len(frames)))
+        found = [{tuple(frames[k].info[key] for key in keys) for k in part} for part in parts]
+        assert sum(map(len, found)) == len(set.union(*found))
+
+
+def test_two_parents_per_part_are_enough_to_keep_them_whole() -> None:
+    together([a for k in range(6) for a in family(k, 4)], "parent")
+    with pytest.raises(AssertionError):
+        together([a for k in range(5) for a in family(k, 4)], "parent")
+
+
 def test_pairs_of_one_crystal_stay_together() -> None:
-    frames = [Atoms("H", info={"parent": "NaCl", "pair": k // 2}) for k in range(20)]
-    for part in split(frames, (0.6, 0.2, 0.2), 3):
-        assert all({k - k % 2, k - k % 2 + 1} <= set(part) for k in part)
+    drawn = [("NaCl", "phonons", seed, k // 2) for seed in (0, 1) for k in range(20)]
+    frames = [Atoms("H", info=dict(zip(("parent", "method", "seed", "pair"), keys, strict=True))) for keys in drawn]
+    together(frames, "seed", "pair")
+    sizes = {len(part) for part in split(frames, [1] * 20, 0)}
+    assert sizes == {2}  # equal numbers of two draws are two pairs, not one
+
+
+def test_neighbours_in_a_trajectory_stay_together() -> None:
+    """The same seed at another temperature, or of another crystal, is another trajectory."""
+    frames = [
+        Atoms("H", info={"method": "md", "parent": parent, "seed": 0, "temperature_K": t, "stretch": time // 5})
+        for parent, t in (("a", 300.0), ("a", 600.0), ("b", 300.0))
+        for time in range(22)
+    ]
+    together(frames, "parent", "temperature_K", "stretch")
+    assert len(split(frames, [1] * 15, 0)) == 15
+
+
+@pytest.mark.parametrize("n", range(3, 12))
+def test_a_short_trajectory_still_fills_every_part(n: int) -> None:
+    frames = [Atoms("H", info={"method": "md", "parent": "a", "seed": 0}) for _ in range(n)]
+    assert all(split(frames, (0.8, 0.1, 0.1), 0))
 
 
 def test_too_few_families() -> None:

@@ -62,6 +62,8 @@ def test_pairs_average_to_the_reference(nacl):
     snapshots = Phonons(nacl, 300, plus_minus=True).sample(nacl.supercell, 10, 1)
     u = raw(snapshots, nacl.supercell)
     np.testing.assert_allclose(u[::2], -u[1::2], atol=1e-12)
+    assert [s.info["pair"] for s in snapshots] == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+    assert "pair" not in Phonons(nacl, 300).sample(nacl.supercell, 1, 1)[0].info
     with pytest.raises(VibronicError, match="even"):
         Phonons(nacl, 300, plus_minus=True).sample(nacl.supercell, 3, 1)
 

@@ -215,34 +215,55 @@ def plain(atoms: Atoms) -> Atoms:
 def split(structures: Sequence[Atoms], fractions: Sequence[float], seed: int) -> list[list[int]]:
     """Random parts of a set, as indices, that never share a family.
 
-    A family is the structures of one ``parent`` when the set has several parents per part, otherwise (a set grown from
-    one crystal) the +u/-u ``pair`` of one parent, otherwise a single structure.
+    A family is the structures of one ``parent`` when the set has at least two parents per part. Otherwise (a set grown
+    from few crystals) parents are divided, into the +u/-u ``pair`` of one draw, stretches of about five consecutive
+    snapshots of one molecular-dynamics trajectory (same parent, seed and temperature; neighbours in time are nearly
+    the same configuration, so the fewer of them are parted the better), and single structures for the rest.
 
     Args:
+        structures: in the order of time where they come from dynamics.
         fractions: share of each part; they are scaled to sum to 1.
 
     Raises:
         VibronicError: there are fewer families than parts.
     """
-    parents = [str(a.info.get("parent", k)) for k, a in enumerate(structures)]
-    if len(set(parents)) < 3 * len(fractions):
-        parents = [
-            f"{p}/{a.info.get('pair', f's{k}')}" for k, (p, a) in enumerate(zip(parents, structures, strict=True))
-        ]
+    names = [str(a.info.get("parent", k)) for k, a in enumerate(structures)]
+    if len(set(names)) < 2 * len(fractions):
+        names = _families_within(structures, len(fractions))
     families: dict[str, list[int]] = {}
-    for k, parent in enumerate(parents):
-        families.setdefault(parent, []).append(k)
+    for k, name in enumerate(names):
+        families.setdefault(name, []).append(k)
     if len(families) < len(fractions):
         raise VibronicError(
             f"{len(structures)} structures of {len(families)} families cannot be split into {len(fractions)} parts"
         )
-    names = sorted(families)
-    np.random.default_rng(seed).shuffle(names)
-    ends = np.round(np.cumsum(fractions) / np.sum(fractions) * len(names)).astype(int)
+    order = sorted(families)
+    np.random.default_rng(seed).shuffle(order)
+    ends = np.round(np.cumsum(fractions) / np.sum(fractions) * len(order)).astype(int)
     rank = np.arange(len(ends))  # every part gets at least one family
-    ends = np.minimum(np.maximum.accumulate(np.maximum(ends - rank, 1)) + rank, len(names) - rank[::-1])
-    parts = np.split(np.array(names, dtype=object), ends[:-1])
+    ends = np.minimum(np.maximum.accumulate(np.maximum(ends - rank, 1)) + rank, len(order) - rank[::-1])
+    parts = np.split(np.array(order, dtype=object), ends[:-1])
     return [sorted(k for name in part for k in families[name]) for part in parts]
+
+
+def _families_within(structures: Sequence[Atoms], parts: int) -> list[str]:
+    """The family of each structure of a set with too few parents to keep each of them whole; see ``split``."""
+    names: list[str] = []
+    trajectories: dict[str, list[int]] = {}
+    for k, atoms in enumerate(structures):
+        drawn = [atoms.info.get(key) for key in ("parent", "method", "seed")]
+        if "pair" in atoms.info:
+            names.append(str([*drawn, "pair", atoms.info["pair"]]))
+        else:
+            names.append(str([*drawn, "structure", k]))
+            if atoms.info.get("method") == "md":
+                trajectory = str([*drawn, "temperature", atoms.info.get("temperature_K")])
+                trajectories.setdefault(trajectory, []).append(k)
+    for trajectory, members in trajectories.items():
+        length = min(5, max(1, len(members) // parts))  # a short trajectory still gives something to every part
+        for time, k in enumerate(members):
+            names[k] = f"{trajectory}, stretch {time // length}"
+    return names
 
 
 class GraphData(torch.utils.data.Dataset):

@@ -71,7 +71,8 @@ class Phonons:
         imaginary: modes that are imaginary or below 0.01 THz, which have no harmonic amplitude: "refuse" raises an
             error, "freeze" leaves them out, "cap" gives them their modulus as frequency, but at least
             ``cap_frequency``. Two better remedies replace the force constants: ``prepare_phonons``.
-        plus_minus: configurations come as pairs +u, -u, which cancels odd orders in every average.
+        plus_minus: configurations come as pairs +u, -u, which cancels odd orders in every average; ``info["pair"]``
+            numbers them.
         modes: indices of the modes (ascending frequency, translations not counted) to displace; all if ``None``.
         min_distance: Angstrom; configurations (pairs) with a shorter distance are redrawn, and the share of rejected
             draws is written to ``info["rejected_share"]``.
@@ -148,7 +149,11 @@ class Phonons:
         u, rejected = draw_accepted(atoms, n // 2 if self.plus_minus else n, self.min_distance, draw)
         extra = {} if self.min_distance is None else {"rejected_share": rejected}
         info = provenance(atoms, "phonons", seed, temperature_K=self.temperature, statistics=self.statistics, **extra)
-        return snapshots_from(atoms, u.reshape(n, len(atoms), 3), info)
+        snapshots = snapshots_from(atoms, u.reshape(n, len(atoms), 3), info)
+        if self.plus_minus:
+            for k, snapshot in enumerate(snapshots):
+                snapshot.info["pair"] = k // 2
+        return snapshots
 
     def thermal_displacements(self) -> np.ndarray:
         """Mean-square displacement matrices <u u^T> (N, 3, 3) in Angstrom^2 of what is drawn, before any rejection.
