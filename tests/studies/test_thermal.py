@@ -12,7 +12,7 @@ from ase.io import write
 from vibronic.core.errors import VibronicError
 from vibronic.data.dataset import read_labelled
 from vibronic.sampling.sampler import displacements_of
-from vibronic.studies import thermal, thermal_report
+from vibronic.studies import thermal, thermal_models, thermal_report
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,6 @@ def plan(tmp_path_factory):
     return thermal.Plan(
         crystals=(str(crystal),),
         engine="emt",
-        pool=15,
         test=6,
         sizes=(4, 12),
         seeds=(0, 1),
@@ -43,7 +42,7 @@ def finished(plan, tmp_path_factory):
 def test_every_model_set_size_and_seed_is_scored(plan, finished):
     _, results, _ = finished
     keys = {(r["model"], r["set"], r["size"], r["seed"]) for r in results["rows"]}
-    assert len(keys) == 2 * len(thermal.SETS) * len(plan.sizes) * len(plan.seeds)
+    assert len(keys) == 2 * len(thermal_models.SETS) * len(plan.sizes) * len(plan.seeds)
     assert {r["target"] for r in results["rows"] if r["model"] == "painn"} == {"energy", "forces", "pressure"}
     assert all(np.isfinite(r["mae"]) and r["mae"] > 0 and r["n_test"] == plan.test for r in results["rows"])
 
@@ -51,12 +50,12 @@ def test_every_model_set_size_and_seed_is_scored(plan, finished):
 def test_the_sets_move_equally_far_and_none_is_the_test_set(finished):
     out, _, _ = finished
     folder = out / "Cu"
-    frames = {name: read_labelled(folder / f"{name}-labelled.extxyz") for name in thermal.SETS}
+    frames = {name: read_labelled(folder / f"{name}-labelled.extxyz") for name in thermal_models.SETS}
     test = read_labelled(folder / "test.extxyz")
     reference = read_labelled(folder / "reference.extxyz")[0]
     rms = {name: np.sqrt((displacements_of(f, reference) ** 2).sum(2).mean()) for name, f in frames.items()}
     assert rms["random"] == pytest.approx(rms["phonons"], rel=0.08)
-    for name in thermal.SETS:
+    for name in thermal_models.SETS:
         closest = min(np.abs(a.positions - b.positions).max() for a in frames[name] for b in test)
         assert closest > 0.01
 
@@ -99,30 +98,57 @@ def test_a_folder_without_a_study_is_one_sentence(tmp_path):
         thermal_report.write(tmp_path)
 
 
-def test_verdicts_need_ranges_that_do_not_overlap():
-    def row(label: str, seed: int, mae: float) -> dict:
-        return {
-            "crystal": "X",
-            "model": "m",
-            "target": "energy",
-            "set": label,
-            "size": 9,
-            "seed": seed,
-            "mae": mae,
-            "unit": "eV",
-        }
+def row(label: str, seed: int, mae: float, constant: float = 9.0) -> dict:
+    return {
+        "crystal": "X",
+        "model": "m",
+        "target": "energy",
+        "set": label,
+        "size": 9,
+        "seed": seed,
+        "mae": mae,
+        "constant": constant,
+        "unit": "eV",
+    }
 
-    apart = [row("phonons", 0, 1.0), row("phonons", 1, 1.2), row("random", 0, 2.0), row("random", 1, 2.4)]
-    (verdict,) = thermal_report.verdicts(apart)
-    assert verdict["clear"]
-    assert verdict["ratio"] == pytest.approx(2.0)
-    overlapping = [row("phonons", 0, 1.0), row("phonons", 1, 2.2), row("random", 0, 2.0), row("random", 1, 2.4)]
-    assert not thermal_report.verdicts(overlapping)[0]["clear"]
+
+def test_a_winner_needs_an_interval_without_one():
+    rows = [row("phonons", k, m) for k, m in enumerate((1.0, 1.1, 0.9))]
+    rows += [row("random", k, m) for k, m in enumerate((2.0, 2.2, 1.8))]
+    (verdict,) = thermal_report.verdicts(rows)
+    assert (verdict["winner"], verdict["ratio"]) == ("phonons", pytest.approx(2.0))
+    swapped = [{**r, "set": {"phonons": "random", "random": "phonons"}[r["set"]]} for r in rows]
+    assert thermal_report.verdicts(swapped)[0]["winner"] == "random"
+    scattered = [{**r, "mae": r["mae"] * (3 if (r["set"], r["seed"]) == ("phonons", 1) else 1)} for r in rows]
+    assert thermal_report.verdicts(scattered)[0]["winner"] == "open"
+    assert thermal_report.verdicts([r for r in rows if r["seed"] == 0])[0]["winner"] == "open"
+    assert thermal_report.verdicts([{**r, "constant": 0.5} for r in rows])[0]["winner"] == "none"
+
+
+def test_the_interval_is_students(plan):
+    """Ratios 2, 2.2, 1.8 over seeds: mean of logs 0.690, standard error 0.058, t(2) = 4.303."""
+    _, low, high = thermal_report._geometric(np.log([2.0, 2.2, 1.8]))
+    assert low == pytest.approx(1.553, abs=0.01)
+    assert high == pytest.approx(2.561, abs=0.02)
+
+
+def test_seeds_share_no_structure_and_sizes_are_nested(tmp_path: Path):
+    plan = thermal.Plan(sizes=(4, 7), seeds=(3, 4))
+    jobs = [j for j in thermal_models.potential_jobs(plan, "X", tmp_path) if (j.kind, j.set) == ("painn", "phonons")]
+    chosen = {(j.seed, j.size): set(j.chosen) for j in jobs}
+    assert chosen[3, 4] < chosen[3, 7]
+    assert not chosen[3, 7] & chosen[4, 7]
+    assert set().union(*chosen.values()) == set(range(plan.pool))
+
+
+def test_every_first_seed_draws_anew():
+    drawn = [thermal.Plan(seeds=(k,)).seed(p) for k in range(5) for p in ("fit", "test", "phonons", "random")]
+    assert len(set(drawn)) == len(drawn)
 
 
 def test_an_impossible_plan_is_refused():
-    with pytest.raises(VibronicError, match="must exceed the largest size"):
-        thermal.Plan(pool=10, sizes=(20,))
+    with pytest.raises(VibronicError, match="at least one seed"):
+        thermal.Plan(seeds=())
     with pytest.raises(VibronicError, match="same name"):
         thermal.Plan(crystals=("a/POSCAR", "b/POSCAR"))
     with pytest.raises(VibronicError, match="at least 4"):
@@ -130,7 +156,7 @@ def test_an_impossible_plan_is_refused():
 
 
 def test_the_gap_comparison_keeps_the_dynamics_out_of_training(tmp_path: Path):
-    jobs = thermal._gap_jobs(thermal.Plan(), tmp_path)
+    jobs = thermal_models.gap_jobs(thermal.Plan(), tmp_path)
     test = read_labelled(tmp_path / "test.extxyz")
     assert {a.info["method"] for a in test} == {"md"}
     for path in {j.train for j in jobs}:

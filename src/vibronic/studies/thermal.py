@@ -6,41 +6,31 @@ models on growing parts of both sets with several seeds, and score every one on 
 Ag3SBr is compared in the same way on the DFT labels inside the package.
 
 Every stage writes its files when it is done and is skipped when they are there, so the same command goes on where it
-stopped. ``report`` (``studies/thermal_report.py``) reads these files and nothing else.
+stopped. The trainings are in ``studies/thermal_models.py``; ``report`` (``studies/thermal_report.py``) reads the files and
+nothing else.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import as_completed
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from ase import Atoms
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from vibronic.core.errors import VibronicError
 from vibronic.core.neighbors import neighbor_list
 from vibronic.core.provenance import write_json
-from vibronic.core.targets import target
-from vibronic.core.units import GPA
-from vibronic.data.dataset import describe, label_of, read_labelled, read_structures, write_structures
+from vibronic.data.dataset import read_labelled, read_structures, write_structures
 from vibronic.data.sources import crystal as read_crystal
-from vibronic.data.sources import structures as read_named
 from vibronic.labelling.executors import processes
 from vibronic.sampling.harmonic import ForceConstants
 from vibronic.sampling.sampler import displacements_of
-
-SETS = ("phonons", "random")
-GAP = "Ag3SBr, DFT"
-_SHOWN = {"energy": (1e3, "meV/atom"), "pressure": (1 / GPA, "GPa")}
-"""Scale and unit in which scores are shown to people."""
+from vibronic.studies.thermal_models import SETS, bar, explain_gap, gap_jobs, learn, potential_jobs
 
 
 @dataclass(frozen=True)
@@ -53,13 +43,14 @@ class Plan:
         statistics: of the phonon set; classical, because the dynamics is.
         supercell: repeats of the conventional cell.
         engine: labels everything (see ``vibronic doctor``).
-        pool: structures in each training set; ``sizes`` are drawn from it, smaller than it, so that seeds differ.
         test: snapshots of the dynamics that every model is scored on.
-        seeds: of the subset and of the network's weights.
+        sizes: of the training sets.
+        seeds: each has training sets and network weights of its own; the first also seeds the sampling.
         timestep, friction: of the Langevin dynamics, fs and 1/fs.
         equilibration, interval: steps of the dynamics before the first snapshot and between snapshots.
         fit_snapshots: snapshots of a second trajectory for effective force constants, where modes are imaginary.
         steps: optimiser steps of every network.
+        width, layers, cutoff: of the networks; the cutoff in Angstrom.
         gap: also compare on the DFT band gaps of Ag3SBr that ship with the package.
         gap_sizes: training set sizes of that comparison.
     """
@@ -69,10 +60,9 @@ class Plan:
     statistics: Literal["quantum", "classical"] = "classical"
     supercell: tuple[int, int, int] = (2, 2, 2)
     engine: str = "sevennet"
-    pool: int = 48
     test: int = 20
-    sizes: tuple[int, ...] = (10, 20, 40)
-    seeds: tuple[int, ...] = (0, 1)
+    sizes: tuple[int, ...] = (8, 16, 32)
+    seeds: tuple[int, ...] = (0, 1, 2)
     timestep: float = 5.0
     friction: float = 0.01
     equilibration: int = 80
@@ -84,32 +74,23 @@ class Plan:
     cutoff: float = 4.5
     gap: bool = True
     gap_sizes: tuple[int, ...] = (6, 10, 16)
-    gap_seeds: tuple[int, ...] = (0, 1)
 
     def __post_init__(self) -> None:
-        if max(self.sizes) >= self.pool:
-            raise VibronicError(f"the pool of {self.pool} structures must exceed the largest size ({max(self.sizes)})")
         if len({Path(c).stem for c in self.crystals}) < len(self.crystals):
             raise VibronicError("two crystals have the same name; rename one of the files")
         if min(self.sizes) < 4:
             raise VibronicError("a training set needs at least 4 structures")
+        if not self.seeds:
+            raise VibronicError("the study needs at least one seed")
 
+    @property
+    def pool(self) -> int:
+        """Structures of each kind to label: every seed has its own."""
+        return len(self.seeds) * max(self.sizes)
 
-@dataclass(frozen=True)
-class Job:
-    """One training: a model kind on one subset of one set, scored on one test file."""
-
-    crystal: str
-    set: str
-    size: int
-    seed: int
-    kind: str
-    targets: tuple[str, ...]
-    train: Path
-    test: Path
-    out: Path
-    steps: int
-    model: dict[str, Any] = field(default_factory=dict)
+    def seed(self, purpose: Literal["fit", "test", "phonons", "random"]) -> int:
+        """Of a draw of structures; different for every purpose and for every first seed."""
+        return 4 * self.seeds[0] + ("fit", "test", "phonons", "random").index(purpose)
 
 
 def run(plan: Plan, out: Path, workers: int = 2, say: Callable[[str], None] = print) -> dict[str, Any]:
@@ -126,8 +107,8 @@ def run(plan: Plan, out: Path, workers: int = 2, say: Callable[[str], None] = pr
     _same_plan(plan, out)
     names = [Path(c).stem for c in plan.crystals]
     folders = [out / name for name in names]
-    with processes(workers) as pool, _bar() as bar:
-        task = bar.add_task("Relaxing, phonons, dynamics", total=2 * len(folders))
+    with processes(workers) as pool, bar() as progress:
+        task = progress.add_task("Relaxing, phonons, dynamics", total=2 * len(folders))
         pairs = list(zip(plan.crystals, folders, strict=True))
         costly_first = sorted(pairs, key=lambda pair: -len(read_crystal(pair[0])))
         waiting = [
@@ -135,18 +116,18 @@ def run(plan: Plan, out: Path, workers: int = 2, say: Callable[[str], None] = pr
         ]
         for future in as_completed(waiting):
             future.result()
-            bar.advance(task)
+            progress.advance(task)
     for crystal, folder in pairs:
         for finding in _draw(plan, crystal, folder):
             say(f"{folder.name}: {finding}")
     _label(plan, folders, out, workers)
-    jobs = [job for name, folder in zip(names, folders, strict=True) for job in _potential_jobs(plan, name, folder)]
+    jobs = [job for name, folder in zip(names, folders, strict=True) for job in potential_jobs(plan, name, folder)]
     if plan.gap:
-        jobs += _gap_jobs(plan, out / "gap")
-    rows = _learn(jobs, workers)
+        jobs += gap_jobs(plan, out / "gap")
+    rows = learn(jobs, workers)
     results = {"plan": asdict(plan), "crystals": names, "rows": rows}
     if plan.gap:
-        results["attribution"] = _attribute(plan, out / "gap")
+        results["attribution"] = explain_gap(plan, out / "gap", jobs)
     write_json(out / "results.json", results)
     return results
 
@@ -174,7 +155,7 @@ def _harmonic(plan: Plan, name: str, folder: Path) -> ForceConstants:
     return harmonic
 
 
-def _trajectory(plan: Plan, name: str, folder: Path, purpose: str) -> None:
+def _trajectory(plan: Plan, name: str, folder: Path, purpose: Literal["fit", "test"]) -> None:
     """One trajectory of a crystal: the test set, or snapshots to fit effective force constants to.
 
     The two are independent, so that nothing of the test set is known to the phonons. The second is only needed, and
@@ -190,13 +171,14 @@ def _trajectory(plan: Plan, name: str, folder: Path, purpose: str) -> None:
     harmonic = _harmonic(plan, name, folder)
     if purpose == "test":
         write_structures(folder / "relaxed.extxyz", [harmonic.unitcell])
-        n, interval, seed = plan.test, plan.interval, 2
+        n, interval = plan.test, plan.interval
     elif harmonic.modes().unstable.any():
-        n, interval, seed = plan.fit_snapshots, max(1, plan.interval // 2), 1
+        n, interval = plan.fit_snapshots, max(1, plan.interval // 2)
     else:
         return
     # A crystal that sits on a saddle takes long to leave it by itself: start displaced along the unstable modes.
     start = Phonons(harmonic, plan.temperature, plan.statistics, "cap", min_distance=_closest(harmonic.supercell))
+    seed = plan.seed(purpose)
     dynamics = Dynamics(
         engine(plan.engine).calculator(),
         plan.temperature,
@@ -211,7 +193,7 @@ def _trajectory(plan: Plan, name: str, folder: Path, purpose: str) -> None:
 
 def _draw(plan: Plan, name: str, folder: Path) -> list[str]:
     """Phonon set, random set of the same mean-square displacement, and what the report shows about them."""
-    from vibronic.sampling.checks import check_snapshots, coverage
+    from vibronic.sampling.checks import check_snapshots, coverage, standard_error
     from vibronic.sampling.phonons import Phonons, effective_force_constants
 
     path = folder / "sampling.json"
@@ -232,8 +214,8 @@ def _draw(plan: Plan, name: str, folder: Path) -> list[str]:
     phonons = Phonons(chosen, plan.temperature, plan.statistics, "cap", min_distance=closest)
     if chosen.modes().unstable.any():
         findings.append(phonons.findings[-1])
-    sets = {"phonons": phonons.sample(reference, plan.pool, seed=3)}
-    sets["random"], finding = _matched_random(sets["phonons"], reference, closest)
+    sets = {"phonons": phonons.sample(reference, plan.pool, plan.seed("phonons"))}
+    sets["random"], finding = _matched_random(sets["phonons"], reference, closest, plan.seed("random"))
     findings.append(finding)
     test = read_labelled(folder / "test.extxyz")
     theory = phonons.thermal_displacements()
@@ -248,7 +230,7 @@ def _draw(plan: Plan, name: str, folder: Path) -> list[str]:
                     "species": s,
                     "set": label,
                     "sampled": per_frame.mean(),
-                    "error": per_frame.std(ddof=1) / np.sqrt(len(frames)),
+                    "error": standard_error(per_frame, correlated=label == "dynamics"),
                     "theory": np.trace(theory[symbols == s].mean(axis=0)) / 3 if label == "phonons" else None,
                 }
             )
@@ -260,7 +242,9 @@ def _draw(plan: Plan, name: str, folder: Path) -> list[str]:
     write_structures(folder / "reference.extxyz", [reference])
     bands = {label: asdict(fc.band_structure()) for label, fc in _distinct(harmonic, chosen)}
     dos = {label: asdict(fc.density_of_states(12)) for label, fc in _distinct(harmonic, chosen)}
-    write_json(path, {"findings": findings, "displacements": displacements, "bands": bands, "dos": dos})
+    rms = {label: root_mean_square(frames, reference) for label, frames in {**sets, "dynamics": test}.items()}
+    content = {"findings": findings, "rms": rms, "displacements": displacements, "bands": bands, "dos": dos}
+    write_json(path, content)
     return findings
 
 
@@ -271,7 +255,7 @@ def _closest(reference: Atoms) -> float:
     return 0.65 * float(np.linalg.norm(vectors, axis=1).min())
 
 
-def _matched_random(phonons: Sequence[Atoms], reference: Atoms, closest: float) -> tuple[list[Atoms], str]:
+def _matched_random(phonons: Sequence[Atoms], reference: Atoms, closest: float, seed: int) -> tuple[list[Atoms], str]:
     """A random set with the mean-square displacement of the phonon set, or the nearest to it that keeps atoms apart."""
     from vibronic.sampling.rattle import Rattle
 
@@ -279,16 +263,22 @@ def _matched_random(phonons: Sequence[Atoms], reference: Atoms, closest: float) 
     for smaller in range(10):
         sampler = replace(matched, amplitude=matched.amplitude * 0.9**smaller)
         try:
-            frames = sampler.sample(reference, len(phonons), seed=4)
+            frames = sampler.sample(reference, len(phonons), seed)
         except VibronicError:
             continue  # hardly any configuration keeps its atoms apart: isotropic displacements cannot be this large
-        said = f"the random set has an rms displacement of {sampler.amplitude:.2f} Angstrom per atom"
+        moved, wanted = root_mean_square(frames, reference), root_mean_square(phonons, reference)
+        said = f"the random set has an rms displacement of {moved:.3f} Angstrom per atom, the phonon set {wanted:.3f}"
         if smaller:
-            return frames, f"{said}, not the {matched.amplitude:.2f} of the phonon set, at which atoms would overlap"
-        return frames, f"{said}, that of the phonon set"
+            return frames, f"{said}: with larger random displacements hardly any configuration keeps its atoms apart"
+        return frames, said
     raise VibronicError(
         f"no random displacements of {reference.symbols} near {matched.amplitude:.2f} Angstrom keep atoms apart"
     )
+
+
+def root_mean_square(snapshots: Sequence[Atoms], reference: Atoms) -> float:
+    """Root-mean-square displacement of an atom, sqrt(<|u|^2>), Angstrom."""
+    return float(np.sqrt((displacements_of(snapshots, reference) ** 2).sum(axis=2).mean()))
 
 
 def _distinct(harmonic: ForceConstants, chosen: ForceConstants) -> list[tuple[str, ForceConstants]]:
@@ -307,167 +297,3 @@ def _label(plan: Plan, folders: Sequence[Path], out: Path, workers: int) -> None
                     read_structures(folder / f"{name}.extxyz"), plan.engine, out / "ledger.sqlite", workers=workers
                 )
                 write_structures(path, report.labelled)
-
-
-def _potential_jobs(plan: Plan, crystal: str, folder: Path) -> list[Job]:
-    """Energy, forces and stress from PaiNN; energy and pressure from the ridge, which every table holds."""
-    network = {"width": plan.width, "layers": plan.layers, "cutoff": plan.cutoff}
-    kinds = {
-        "ridge": (("energy", "pressure"), {}),
-        "painn": (("energy", "forces", "stress"), network),
-    }
-    return [
-        Job(
-            crystal,
-            label,
-            n,
-            seed,
-            kind,
-            targets,
-            folder / f"{label}-labelled.extxyz",
-            folder / "test.extxyz",
-            folder / "models" / f"{kind}-{label}-{n}-{seed}",
-            plan.steps,
-            model,
-        )
-        for kind, (targets, model) in kinds.items()
-        for n in plan.sizes
-        for label in SETS
-        for seed in plan.seeds
-    ]
-
-
-def _gap_jobs(plan: Plan, folder: Path) -> list[Job]:
-    """Band gap and valence-band maximum of Ag3SBr from the DFT labels in the package; the dynamics is the test set.
-
-    Besides growing parts of both sets, one model per seed learns from both together: those are explained.
-    """
-    frames = read_named("Ag3SBr-pbe")
-    methods = {"phonons": "phonon", "random": "random", "test": "md"}
-    for name, method in methods.items():
-        write_structures(folder / f"{name}.extxyz", [a for a in frames if a.info["method"] == method])
-    write_structures(folder / "both.extxyz", [a for a in frames if a.info["method"] != "md"])
-    network = {"width": plan.width, "layers": plan.layers, "cutoff": 5.0}
-    jobs = [
-        Job(
-            GAP,
-            label,
-            n,
-            seed,
-            kind,
-            ("band_gap", "vbm"),
-            folder / f"{label}.extxyz",
-            folder / "test.extxyz",
-            folder / "models" / f"{kind}-{label}-{n}-{seed}",
-            plan.steps,
-            network if kind == "painn" else {},
-        )
-        for kind in ("ridge", "painn")
-        for n in plan.gap_sizes
-        for label in SETS
-        for seed in plan.gap_seeds
-    ]
-    both = sum(a.info["method"] != "md" for a in frames)
-    last = [j for j in jobs if j.kind == "painn" and j.set == "random" and j.size == max(plan.gap_sizes)]
-    return jobs + [
-        replace(j, set="both", size=both, train=folder / "both.extxyz", out=folder / "models" / f"painn-both-{j.seed}")
-        for j in last
-    ]
-
-
-def _learn(jobs: Sequence[Job], workers: int) -> list[dict[str, Any]]:
-    """Scores of all trainings; those already done are read back."""
-    with processes(workers) as pool, _bar() as bar:
-        task = bar.add_task("Training", total=len(jobs))
-        # Costly ones first, so that no process idles at the end.
-        order = sorted(
-            range(len(jobs)), key=lambda k: (jobs[k].kind == "ridge", jobs[k].targets == ("band_gap", "vbm"))
-        )
-        futures: dict[Any, int] = {pool.schedule(_train, (jobs[k],)): k for k in order}
-        rows: list[list[dict[str, Any]]] = [[] for _ in jobs]
-        for future in as_completed(futures):
-            rows[futures[future]] = future.result()
-            bar.advance(task)
-    return [row for several in rows for row in several]
-
-
-def _train(job: Job) -> list[dict[str, Any]]:
-    """Train and score one model; one row per target."""
-    from vibronic.data.dataset import GraphData
-    from vibronic.learning import store
-    from vibronic.learning.prediction import predict, score
-    from vibronic.properties.descriptors import DescriptorRidge
-
-    done = job.out / "scores.json"
-    if done.exists():
-        return json.loads(done.read_text())
-    pool, test = read_labelled(job.train), read_labelled(job.test)
-    chosen = np.random.default_rng(job.seed).permutation(len(pool))[: job.size]  # subsets of one seed are nested
-    torch.manual_seed(job.seed)
-    model = store.build(job.kind, targets=job.targets, **job.model)
-    data = GraphData([pool[k] for k in chosen], model.targets, model.cutoff)
-    if isinstance(model, DescriptorRidge):
-        model.fit(data.batch().to(dtype=torch.float64))
-    else:
-        from vibronic.learning.training import Training, fit
-
-        # Few structures and few steps: small batches and a high peak learn most in the time.
-        how = Training(epochs=max(1, round(job.steps * 2 / job.size)), batch_size=2, learning_rate=5e-3)
-        fit(model, data, None, job.out, how, job.seed, device="cpu", progress=False, logs=False)
-        shutil.rmtree(job.out / "checkpoints")  # the model folder holds the weights
-    predicted = predict(model, test)
-    scores, units = score(model.targets, predicted, test)
-    store.save(model, job.out, store.Card(describe([pool[k] for k in chosen]), scores, units))
-    if "stress" in job.targets:  # the same figure as the ridge's, which only knows the trace
-        predicted["pressure"] = [-np.trace(s) / 3 for s in predicted["stress"]]
-    targets = [target("pressure") if t == "stress" else target(t) for t in job.targets]
-    scores, units = score(targets, predicted, test)
-    rows = []
-    for t in targets:
-        scale, unit = _SHOWN.get(t.name, (1.0, units[f"mae_{t.name}"]))
-        pairs = [
-            (np.asarray(label_of(a, t.name)) / (len(a) if t.extensive else 1), p / (len(a) if t.extensive else 1))
-            for a, p in zip(test, predicted[t.name], strict=True)
-        ]
-        rows.append(
-            {
-                "crystal": job.crystal,
-                "set": job.set,
-                "size": job.size,
-                "seed": job.seed,
-                "model": job.kind,
-                "target": t.name,
-                "mae": scores[f"mae_{t.name}"] * scale,
-                "rmse": scores[f"rmse_{t.name}"] * scale,
-                "r2": scores[f"r2_{t.name}"],
-                "unit": unit,
-                "n_test": len(test),
-                "parity": [np.ravel([a for a, _ in pairs]), np.ravel([b for _, b in pairs])]
-                if t.name != "forces"
-                else None,
-            }
-        )
-    write_json(done, rows)
-    return json.loads(done.read_text())
-
-
-def _attribute(plan: Plan, folder: Path) -> dict[str, Any]:
-    """Bond attributions of the gap on one snapshot of the dynamics, averaged over the models of all seeds."""
-    from vibronic.explain.attribution import attribute, average
-    from vibronic.learning.store import load
-
-    atoms = read_labelled(folder / "test.extxyz")[0]
-    models = [load(folder / "models" / f"painn-both-{seed}")[0] for seed in plan.gap_seeds]
-    found = [attribute(model, atoms, "band_gap") for model in models]
-    mean = average(found)
-    write_structures(folder / "explained.extxyz", [atoms])
-    return {
-        "unit": "eV",
-        "spread_over_seeds": np.std([a.value for a in found], axis=0).mean(),
-        **{k: getattr(mean, k) for k in ("i", "j", "shift", "length", "value", "kinds")},
-    }
-
-
-def _bar() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=Console(stderr=True))

@@ -1,0 +1,232 @@
+"""The trainings of the thermal study: which models learn from which part of which set, and how they are scored."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from ase import Atoms
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from vibronic.core.provenance import write_json
+from vibronic.core.targets import Target, target
+from vibronic.core.units import GPA
+from vibronic.data.dataset import describe, label_of, read_labelled, write_structures
+from vibronic.data.sources import structures as read_named
+from vibronic.labelling.executors import processes
+from vibronic.learning.recipe import Training
+
+if TYPE_CHECKING:
+    from vibronic.studies.thermal import Plan
+
+SETS = ("phonons", "random")
+GAP = "Ag3SBr, DFT"
+_SHOWN = {"energy": (1e3, "meV/atom"), "pressure": (1 / GPA, "GPa")}
+"""Scale and unit in which scores are shown to people."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training: a model kind on some structures of one set, scored on one test file.
+
+    Attributes:
+        chosen: indices of the training structures in the file ``train``; ``size`` is their number.
+    """
+
+    crystal: str
+    set: str
+    seed: int
+    kind: str
+    targets: tuple[str, ...]
+    train: Path
+    chosen: tuple[int, ...]
+    test: Path
+    out: Path
+    steps: int
+    model: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        return len(self.chosen)
+
+
+def potential_jobs(plan: Plan, crystal: str, folder: Path) -> list[Job]:
+    """Energy, forces and stress from PaiNN; energy and pressure from the ridge, which every table holds.
+
+    Every seed has structures of its own, so that the spread over seeds is that of the whole experiment; the sets of one
+    seed are nested.
+    """
+    network = {"width": plan.width, "layers": plan.layers, "cutoff": plan.cutoff}
+    kinds: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
+        "ridge": (("energy", "pressure"), {}),
+        "painn": (("energy", "forces", "stress"), network),
+    }
+    return [
+        Job(
+            crystal=crystal,
+            set=label,
+            seed=seed,
+            kind=kind,
+            targets=targets,
+            train=folder / f"{label}-labelled.extxyz",
+            chosen=tuple(range(k * max(plan.sizes), k * max(plan.sizes) + n)),
+            test=folder / "test.extxyz",
+            out=folder / "models" / f"{kind}-{label}-{n}-{seed}",
+            steps=plan.steps,
+            model=model,
+        )
+        for kind, (targets, model) in kinds.items()
+        for n in plan.sizes
+        for label in SETS
+        for k, seed in enumerate(plan.seeds)
+    ]
+
+
+def gap_jobs(plan: Plan, folder: Path) -> list[Job]:
+    """Band gap and valence-band maximum of Ag3SBr from the DFT labels in the package; the dynamics is the test set.
+
+    Besides growing parts of both sets, one model per seed learns from both together: those are explained.
+    """
+    frames = read_named("Ag3SBr-pbe")
+    sets = {
+        "phonons": [a for a in frames if a.info["method"] == "phonon"],
+        "random": [a for a in frames if a.info["method"] == "random"],
+        "both": [a for a in frames if a.info["method"] != "md"],
+        "test": [a for a in frames if a.info["method"] == "md"],
+    }
+    for name, structures in sets.items():
+        write_structures(folder / f"{name}.extxyz", structures)
+    network = {"width": plan.width, "layers": plan.layers, "cutoff": 5.0}
+
+    def job(kind: str, label: str, n: int, seed: int) -> Job:
+        order = np.random.default_rng(seed).permutation(len(sets[label]))[:n]
+        return Job(
+            crystal=GAP,
+            set=label,
+            seed=seed,
+            kind=kind,
+            targets=("band_gap", "vbm"),
+            train=folder / f"{label}.extxyz",
+            chosen=tuple(order.tolist()),
+            test=folder / "test.extxyz",
+            out=folder / "models" / f"{kind}-{label}-{n}-{seed}",
+            steps=plan.steps,
+            model=network if kind == "painn" else {},
+        )
+
+    parts = [(label, n) for label in SETS for n in plan.gap_sizes] + [("both", len(sets["both"]))]
+    return [job(kind, label, n, seed) for kind in ("ridge", "painn") for label, n in parts for seed in plan.seeds]
+
+
+def learn(jobs: Sequence[Job], workers: int) -> list[dict[str, Any]]:
+    """Scores of all trainings; those already done are read back."""
+    with processes(workers) as pool, bar() as progress:
+        task = progress.add_task("Training", total=len(jobs))
+        # Costly ones first, so that no process idles at the end.
+        order = sorted(range(len(jobs)), key=lambda k: (jobs[k].kind == "ridge", "forces" not in jobs[k].targets))
+        futures: dict[Any, int] = {pool.schedule(_train, (jobs[k],)): k for k in order}
+        rows: list[list[dict[str, Any]]] = [[] for _ in jobs]
+        for future in as_completed(futures):
+            rows[futures[future]] = future.result()
+            progress.advance(task)
+    return [row for several in rows for row in several]
+
+
+def _train(job: Job) -> list[dict[str, Any]]:
+    """Train and score one model; one row per target."""
+    from vibronic.data.dataset import GraphData
+    from vibronic.learning import store
+    from vibronic.learning.prediction import predict, score
+    from vibronic.properties.descriptors import DescriptorRidge
+
+    done = job.out / "scores.json"
+    if done.exists():
+        return json.loads(done.read_text())
+    pool, test = read_labelled(job.train), read_labelled(job.test)
+    chosen = [pool[k] for k in job.chosen]
+    torch.manual_seed(job.seed)
+    model = store.build(job.kind, targets=job.targets, **job.model)
+    data = GraphData(chosen, model.targets, model.cutoff)
+    if isinstance(model, DescriptorRidge):
+        model.fit(data.batch().to(dtype=torch.float64))
+    else:
+        from vibronic.learning.training import fit
+
+        fit(model, data, None, job.out, recipe(job), job.seed, device="cpu", progress=False, logs=False)
+        shutil.rmtree(job.out / "checkpoints")  # the model folder holds the weights
+    predicted = predict(model, test)
+    scores, units = score(model.targets, predicted, test)
+    store.save(model, job.out, store.Card(describe(chosen), scores, units))
+    if "stress" in job.targets:  # the same figure as the ridge's, which only knows the trace
+        predicted["pressure"] = [-np.trace(s) / 3 for s in predicted["stress"]]
+    targets = [target("pressure") if t == "stress" else target(t) for t in job.targets]
+    scores, units = score(targets, predicted, test)
+    write_json(done, [_row(job, t, predicted[t.name], test, scores, units) for t in targets])
+    return json.loads(done.read_text())
+
+
+def recipe(job: Job) -> Training:
+    """Few structures and few steps: small batches and a high peak learn most in the time."""
+    return Training(epochs=max(1, round(job.steps * 2 / job.size)), batch_size=2, learning_rate=5e-3)
+
+
+def _row(
+    job: Job,
+    t: Target,
+    predicted: Sequence[np.ndarray],
+    test: Sequence[Atoms],
+    scores: dict[str, float],
+    units: dict[str, str],
+) -> dict[str, Any]:
+    """Scores of one target, beside those of a constant: the mean of the test labels, or no force at all."""
+    scale, unit = _SHOWN.get(t.name, (1.0, units[f"mae_{t.name}"]))
+    count = [len(a) if t.extensive else 1 for a in test]
+    labels = [np.ravel(label_of(a, t.name)) / c for a, c in zip(test, count, strict=True)]  # type: ignore[arg-type]
+    flat = np.concatenate(labels)
+    parity = [flat, np.concatenate([np.ravel(p) / c for p, c in zip(predicted, count, strict=True)])]
+    return {
+        "crystal": job.crystal,
+        "set": job.set,
+        "size": job.size,
+        "seed": job.seed,
+        "model": job.kind,
+        "target": t.name,
+        "mae": scores[f"mae_{t.name}"] * scale,
+        "rmse": scores[f"rmse_{t.name}"] * scale,
+        "r2": scores[f"r2_{t.name}"],
+        "constant": np.abs(flat - (0.0 if t.shape else flat.mean())).mean() * scale,
+        "unit": unit,
+        "n_test": len(test),
+        "parity": None if t.shape else parity,
+    }
+
+
+def explain_gap(plan: Plan, folder: Path, jobs: Sequence[Job]) -> dict[str, Any]:
+    """Bond attributions of the gap on one snapshot of the dynamics, averaged over the models of all seeds."""
+    from vibronic.explain.attribution import attribute, average
+    from vibronic.learning.store import load
+
+    atoms = read_labelled(folder / "test.extxyz")[0]
+    models = [load(j.out)[0] for j in jobs if (j.crystal, j.kind, j.set) == (GAP, "painn", "both")]
+    found = [attribute(model, atoms, "band_gap") for model in models]
+    mean = average(found)
+    write_structures(folder / "explained.extxyz", [atoms])
+    return {
+        "unit": "eV",
+        "spread_over_seeds": np.std([a.value for a in found], axis=0).mean(),
+        **{k: getattr(mean, k) for k in ("i", "j", "shift", "length", "value", "kinds")},
+    }
+
+
+def bar() -> Progress:
+    """The progress bar of the study's long stages."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=Console(stderr=True))
