@@ -7,7 +7,6 @@ Writes benchmarks/results/fresh_clone.json and copies the demo's results beside 
 
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -15,8 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
+import record
 
 
 def keep_demo(demo: Path) -> None:
@@ -24,11 +22,10 @@ def keep_demo(demo: Path) -> None:
     from vibronic.studies.thermal_report import verdicts
 
     results = json.loads((demo / "results.json").read_text())
-    record = json.loads((demo / "run.json").read_text())
+    run = json.loads((demo / "run.json").read_text())
     kept = {
         "what": "the demo: mean absolute errors on molecular dynamics, training sets from phonons and random",
-        "command": "vibronic demo",
-        "seconds": record["seconds"],
+        "seconds": run["seconds"],
         "largest size": {
             f"{v['crystal']} {v['model']} {v['target']} [{v['unit']}] n={v['size']}": {
                 "phonons": sum(v["phonons"]) / len(v["phonons"]),
@@ -42,19 +39,17 @@ def keep_demo(demo: Path) -> None:
         },
         "rows": [{k: v for k, v in row.items() if k != "parity"} for row in results["rows"]],
         "plan": results["plan"],
-        "machine": record["machine"],
-        "versions": record["versions"],
     }
-    (RESULTS / "thermal_demo.json").write_text(json.dumps(kept, indent=1) + "\n")
+    record.write("thermal_demo", kept, "vibronic demo")
 
 
 def main() -> None:
     targets = sys.argv[1:] or ["setup", "demo", "test"]
-    path = RESULTS / "fresh_clone.json"
+    path = record.RESULTS / "fresh_clone.json"
     found = json.loads(path.read_text()) if path.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
         clone = Path(folder) / "vibronic"
-        subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
+        subprocess.run(["git", "clone", "--quiet", str(record.ROOT), str(clone)], check=True)
         commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=clone, check=True, capture_output=True, text=True)
         for target in dict.fromkeys(["setup", *targets]):
             start = time.perf_counter()
@@ -68,11 +63,9 @@ def main() -> None:
         demo = clone / "vibronic-demo"
         if (demo / "results.json").exists():
             keep_demo(demo)
-            shutil.copy(demo / "report.html", ROOT / "vibronic-demo.html")
-    found["machine"] = {"platform": platform.platform(), "cores": os.cpu_count()}
-    found["command"] = "python benchmarks/fresh_clone.py"
+            shutil.copy(demo / "report.html", record.ROOT / "vibronic-demo.html")
     found["unit"] = "s"
-    path.write_text(json.dumps(found, indent=2) + "\n")
+    record.write("fresh_clone", found, "python benchmarks/fresh_clone.py")
 
 
 if __name__ == "__main__":

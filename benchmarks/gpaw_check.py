@@ -8,19 +8,16 @@ units and band edges, not DFT itself::
 """
 
 import argparse
-import platform
 import tempfile
 from pathlib import Path
 
 import ase.io
 import numpy as np
 
-from vibronic.core.provenance import versions, write_json
+import record
 from vibronic.labelling.engines import engine
 from vibronic.labelling.label import label
 from vibronic.labelling.ledger import Ledger
-
-OUT = Path(__file__).parent / "results" / "gpaw_check.json"
 
 
 def main() -> None:
@@ -47,18 +44,16 @@ def main() -> None:
             row[name] = {"ours": ours.info[name], "reference": float(reference.info[name])}
             row[name]["largest_difference"] = abs(row[name]["ours"] - row[name]["reference"])
         rows.append(row)
-    write_json(
-        OUT,
+    record.write(
+        "gpaw_check",
         {
             "question": __doc__.splitlines()[0],
             "structures": rows,
             "settings": gpaw.settings,
             "units": {"energy": "eV", "forces": "eV/Angstrom", "stress": "eV/Angstrom^3", "band_gap, vbm, cbm": "eV"},
             "note": "forces in the file have 8 decimals; seconds on one thread of a machine shared with other work",
-            "seed": None,
-            "machine": platform.platform(),
-            "versions": versions(),
         },
+        "python benchmarks/gpaw_check.py Ag3SBr_pbe.extxyz.gz",
     )
 
 

@@ -7,8 +7,6 @@ a process of its own, one thread, its memory peak included; the first epoch (whi
 """
 
 import json
-import os
-import platform
 import resource
 import subprocess
 import sys
@@ -80,7 +78,7 @@ def main() -> None:
     if len(sys.argv) > 1:
         print(json.dumps(time_model(sys.argv[1])))
         return
-    from vibronic.core.provenance import versions, write_json
+    import record
 
     rows = {}
     for name in MODELS:
@@ -89,18 +87,15 @@ def main() -> None:
         print(name, rows[name], flush=True)
     imports = import_seconds()
     print("import vibronic: median", imports[len(imports) // 2], "s")
-    write_json(
-        Path(__file__).parent / "results" / "learning.json",
+    record.write(
+        "learning",
         {
             "what": "300 cells of Ag3SBr, 40 atoms, batches of 4, one thread",
-            "command": "python benchmarks/learning.py",
             "seed": 0,
             "models": rows,
             "import_seconds": {"median": imports[len(imports) // 2], "all": imports, "target": 0.5},
-            "load_average": os.getloadavg(),
-            "machine": {"platform": platform.platform(), "cores": os.cpu_count()},
-            "versions": versions(),
         },
+        "python benchmarks/learning.py",
     )
 
 

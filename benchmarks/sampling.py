@@ -7,13 +7,12 @@ Writes ``benchmarks/results/sampling.json``.
 from __future__ import annotations
 
 import os
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
-from vibronic.core.provenance import versions, write_json
+import record
 from vibronic.sampling.phonons import ForceConstants, Phonons, force_constants, read_force_constants
 
 SNAPSHOTS, TEMPERATURE, REPEATS, SEED = 1000, 300.0, 9, 0
@@ -88,11 +87,8 @@ def main() -> None:
         "ratio_complete": medians["ours_complete"] / medians["phonopy_complete"],
         "repeats": REPEATS,
         "seed": SEED,
-        "machine": {"platform": platform.platform(), "cores": os.cpu_count()},
-        "threads": os.environ.get("OMP_NUM_THREADS", "default"),
-        "versions": versions(),
     }
-    write_json(HERE / "results" / "sampling.json", result)
+    record.write("sampling", result, "python benchmarks/sampling.py")
     for name, value in medians.items():
         print(f"{name:18s}{value:8.3f} s per 1,000 snapshots")
     print(f"ratio {result['ratio_draw']:.2f} for drawing, {result['ratio_complete']:.2f} from force constants on")
