@@ -67,6 +67,19 @@ def test_monte_carlo_keeps_its_distance_where_plain_gaussian_cannot(salt):
     assert np.abs(u.mean(axis=1)).max() < 1e-12
 
 
+@pytest.mark.parametrize(
+    "amplitudes", [{"Ag": 0.3, "S": 0.3, "Br": 0.3}, {"Ag": 0.6, "S": 0.3, "Br": 0.3}], ids=["equal", "different"]
+)
+@pytest.mark.parametrize("supercell", [(1, 1, 1), (2, 2, 2)])
+def test_monte_carlo_reaches_every_amplitude(anti_perovskite, amplitudes, supercell):
+    """Also in a cell of five atoms, where removing the mean takes a fifth, and although close atoms refuse moves."""
+    crystal = anti_perovskite * supercell
+    rattle = Rattle(0.3, "monte-carlo", per_species=amplitudes, min_distance=1.6)
+    squared = (raw(rattle.sample(crystal, 2000 // len(crystal), 0), crystal) ** 2).sum(axis=2)
+    found = {s: np.sqrt(squared[:, crystal.symbols == s].mean()) for s in amplitudes}
+    assert found == pytest.approx(amplitudes, rel=0.02)
+
+
 def test_rejection(salt):
     snapshots = Rattle(0.3, min_distance=2.0).sample(salt, 20, 0)
     assert minimum_distance(snapshots) >= 2.0

@@ -152,21 +152,24 @@ def _monte_carlo(
             f"the reference itself has distances below {min_distance} Angstrom; lower the minimum distance"
         )
     pairs = [(j[i == a], vectors[i == a]) for a in range(len(atoms))]
-    wanted = float((amplitudes**2).mean())
-    result = np.zeros((n, len(atoms), 3))
-    for u in result:
-        for sweep in range(SWEEPS):
-            # Rejected moves leave the walk behind; the remaining sweeps make up for them.
-            missing = max(1 - float((u**2).sum(axis=1).mean()) / wanted, 0.0) if wanted > 0 else 0.0
-            steps = rng.standard_normal(u.shape) * amplitudes[:, None] * np.sqrt(missing / (3 * (SWEEPS - sweep)))
-            luck = rng.uniform(size=len(atoms))
-            for a in rng.permutation(len(atoms)):
-                others, reference = pairs[a]
-                moved = u[a] + steps[a]
-                if len(others):
-                    shortest = np.sqrt(((reference + u[others] - moved) ** 2).sum(axis=1).min())
-                    if luck[a] >= erf((shortest - min_distance) / SOFTNESS):
-                        continue
-                u[a] = moved
-        u -= u.mean(axis=0)
-    return result
+    u = np.zeros((n, len(atoms), 3))
+    for sweep in range(SWEEPS):
+        # Rejected moves leave the walk behind; the remaining sweeps make up for them, species by species.
+        missing = np.sqrt(np.maximum(amplitudes**2 - _reached(u, atoms.numbers), 0))
+        steps = rng.standard_normal(u.shape) * _before_centring(missing)[:, None] / np.sqrt(3 * (SWEEPS - sweep))
+        luck = rng.uniform(size=(n, len(atoms)))
+        for a in rng.permutation(len(atoms)):
+            others, reference = pairs[a]
+            moved = u[:, a] + steps[:, a]
+            if len(others):
+                shortest = np.linalg.norm(reference + u[:, others] - moved[:, None], axis=2).min(axis=1)
+                refused = luck[:, a] >= erf((shortest - min_distance) / SOFTNESS)
+                moved[refused] = u[refused, a]
+            u[:, a] = moved
+    return u - u.mean(axis=1, keepdims=True)
+
+
+def _reached(u: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """Mean-square displacement (N,) of the species of each atom in walks (n, N, 3), the mean of each walk removed."""
+    squared = ((u - u.mean(axis=1, keepdims=True)) ** 2).sum(axis=2).mean(axis=0)
+    return np.array([squared[numbers == number].mean() for number in numbers])
