@@ -1,15 +1,20 @@
+import re
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from vibronic.core.errors import VibronicError
+from vibronic.core.units import THZ
 from vibronic.sampling.checks import minimum_distance
 from vibronic.sampling.dynamics import Dynamics
 from vibronic.sampling.phonons import (
     Phonons,
     effective_force_constants,
     match_atoms,
+    mode_variances,
     prepare_phonons,
     sscha_force_constants,
     thermal_displacements,
@@ -137,20 +142,33 @@ class TestImaginary:
         assert any("frozen" in finding for finding in phonons.findings)
 
     def test_cap_bounds_them(self, unstable):
-        frozen, low, high = (
+        low, frozen, high = (
             np.trace(Phonons(unstable, 300, imaginary=choice, cap_frequency=f).thermal_displacements()[0])
-            for choice, f in (("freeze", 1.0), ("cap", 50.0), ("cap", 0.5))
+            for choice, f in (("cap", 50.0), ("freeze", 0.5), ("cap", 0.5))
         )
-        assert frozen < low < high
+        assert low < frozen < high
         with pytest.raises(VibronicError, match="cap frequency"):
             Phonons(unstable, 300, imaginary="cap", cap_frequency=0)
 
     def test_cap_leaves_a_stable_crystal_alone(self, nacl):
         expected = thermal_displacements(nacl, 300)
         for choice in ("cap", "freeze"):
-            np.testing.assert_allclose(
-                Phonons(nacl, 300, imaginary=choice).thermal_displacements(), expected, atol=1e-12
-            )
+            phonons = Phonons(nacl, 300, imaginary=choice)
+            np.testing.assert_allclose(phonons.thermal_displacements(), expected, atol=1e-12)
+            assert len(phonons.findings) == 1
+
+    @pytest.mark.parametrize("softest", [-0.02, 0.02])
+    def test_cap_bounds_a_soft_mode_too(self, copper_constants, softest):
+        """A mode at +0.02 THz is no better than one at -0.02 THz: both would move atoms by Angstroms."""
+        modes = copper_constants.modes()
+        signed = modes.frequencies**2 / THZ**2
+        signed[0] = np.sign(softest) * (softest / THZ) ** 2
+        root = modes.vectors * np.sqrt(np.repeat(copper_constants.supercell.get_masses(), 3))[:, None]
+        array = ((root * signed) @ root.T).reshape(32, 3, 32, 3).transpose(0, 2, 1, 3)
+        phonons = Phonons(replace(copper_constants, array=array), 300, "classical", "cap", modes=[0])
+        total = phonons.thermal_displacements().trace(axis1=1, axis2=2) @ copper_constants.supercell.get_masses()
+        assert total == pytest.approx(mode_variances(np.array([0.5]), 300, "classical")[0])
+        assert phonons.findings[-1].startswith("The cap changed 1 of 93 modes")
 
     def test_prepare_tells_what_it_did(self, unstable, spring):
         with pytest.raises(VibronicError, match="imaginary"):
@@ -177,6 +195,15 @@ class TestImaginary:
         found = phonons.force_constants.array
         assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
 
+    def test_sscha_tells_its_statistical_error(self, unstable, spring):
+        """Few configurations leave an error that the loop, with the same random numbers throughout, cannot see."""
+
+        def told(n: int) -> float:
+            fitted = sscha_force_constants(unstable, spring(unstable, quartic=300.0), 300, n=n, progress=False)
+            return float(re.search(r"by up to ([\d.]+) THz, the statistical error", fitted.findings[-1]).group(1))
+
+        assert 0 < told(80) < told(4)
+
     def test_effective_from_dynamics(self, unstable, spring):
         engine = spring(unstable, quartic=300.0)
         phonons, findings = prepare_phonons(
@@ -184,6 +211,29 @@ class TestImaginary:
         )
         assert any("explain" in f and "no mode is imaginary" in f for f in findings)
         assert np.isfinite(phonons.thermal_displacements()).all()
+
+    def test_effective_dynamics_starts_off_the_saddle_point(self, unstable, spring):
+        class Recorder(spring):
+            def calculate(self, atoms=None, *arguments, **more):
+                seen.append(atoms.copy())
+                super().calculate(atoms, *arguments, **more)
+
+        seen: list = []
+        engine = Recorder(unstable, quartic=300.0)
+        prepare_phonons(unstable, 300, "effective", calculator=engine, snapshots=2, seed=1, progress=False)
+        amplitude = np.sqrt((displacements_of(seen[:1], unstable.supercell) ** 2).sum(axis=2).mean())
+        assert 0.05 < amplitude < 0.6
+        assert len(seen) > 400 + 2 * 20  # what the pages say it costs
+
+    def test_prepare_says_when_it_caps(self, unstable, spring):
+        def findings(cap: float) -> list[str]:
+            engine = spring(unstable, quartic=300.0)
+            return prepare_phonons(
+                unstable, 300, "sscha", "quantum", engine, cap_frequency=cap, snapshots=10, progress=False
+            )[1]
+
+        assert not any("cap changed" in f for f in findings(0.01))
+        assert any("cap changed" in f and "9 THz" in f for f in findings(9.0))
 
 
 def test_sscha_of_a_harmonic_crystal_is_that_crystal(copper_constants, spring):

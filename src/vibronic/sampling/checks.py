@@ -13,7 +13,7 @@ from vibronic.core.errors import VibronicError
 from vibronic.core.neighbors import neighbor_list
 from vibronic.sampling.harmonic import Statistics, force_constants, thermal_displacements
 from vibronic.sampling.phonons import Phonons, match_atoms
-from vibronic.sampling.sampler import displacements_of
+from vibronic.sampling.sampler import CLOSEST, displacements_of, shortest_pair
 
 
 def mean_square_displacements(snapshots: Sequence[Atoms], reference: Atoms) -> dict[str, float]:
@@ -56,7 +56,7 @@ def standard_error(values: Sequence[float] | np.ndarray, correlated: bool) -> fl
 
 def minimum_distance(snapshots: Sequence[Atoms]) -> float:
     """Shortest distance between two atoms in all snapshots, Angstrom."""
-    return min(_shortest_pair(snapshot)[0] for snapshot in snapshots)
+    return min(shortest_pair(snapshot)[0] for snapshot in snapshots)
 
 
 def check_snapshots(snapshots: Sequence[Atoms], reference: Atoms, phonons: Phonons | None = None) -> list[str]:
@@ -90,9 +90,9 @@ def check_snapshots(snapshots: Sequence[Atoms], reference: Atoms, phonons: Phono
         findings.append(sentence + ".")
     if _is_dynamics(snapshots):
         findings.append(_independent_snapshots(snapshots, reference))
-    shortest, pair, index = min((*_shortest_pair(s), k) for k, s in enumerate(snapshots))
-    before = _shortest_pair(reference)[0]
-    advice = "; redraw with a minimum distance" if shortest < 0.65 * before else ""
+    shortest, pair, index = min((*shortest_pair(s), k) for k, s in enumerate(snapshots))
+    before = shortest_pair(reference)[0]
+    advice = "; redraw with a minimum distance" if shortest < CLOSEST * before else ""
     findings.append(
         f"The shortest distance is {shortest:.2f} Angstrom ({pair}, configuration {index}); the reference has "
         f"{before:.2f}{advice}."
@@ -221,15 +221,3 @@ def _independent_snapshots(snapshots: Sequence[Atoms], reference: Atoms) -> str:
     count = max(1, round(n / statistical_inefficiency(values)))
     advice = "; a longer --interval decorrelates them" if count < n else ""
     return f"The {n} snapshots count as {count} independent ones ({quantity}){advice}."
-
-
-def _shortest_pair(atoms: Atoms) -> tuple[float, str]:
-    cutoff = 2.0
-    while cutoff < 100:
-        i, j, shift = neighbor_list(atoms, cutoff)
-        if len(i):
-            r = np.linalg.norm(atoms.positions[j] - atoms.positions[i] + shift @ atoms.cell.array, axis=1)
-            k = int(r.argmin())
-            return float(r[k]), "-".join(sorted((atoms.symbols[i[k]], atoms.symbols[j[k]])))
-        cutoff *= 1.5
-    raise VibronicError("no two atoms are within 100 Angstrom of each other; check the structure")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -26,11 +27,13 @@ from vibronic.sampling.harmonic import (
     thermal_displacements,
 )
 from vibronic.sampling.sampler import (
+    CLOSEST,
     check_request,
     displacements_of,
     draw_accepted,
     progress_bar,
     provenance,
+    shortest_pair,
     snapshots_from,
 )
 
@@ -52,7 +55,7 @@ __all__ = [
 Imaginary = Literal["refuse", "freeze", "effective", "sscha", "cap"]
 
 SOFTEST = 1.0
-"""THz; no mode starts softer than this on the way to self-consistent phonons."""
+"""THz; no mode starts softer than this on the way to self-consistent or effective phonons."""
 
 
 @dataclass
@@ -69,8 +72,9 @@ class Phonons:
         temperature: K.
         statistics: "quantum" (Bose-Einstein, with zero-point motion) or "classical" (equipartition).
         imaginary: modes that are imaginary or below 0.01 THz, which have no harmonic amplitude: "refuse" raises an
-            error, "freeze" leaves them out, "cap" gives them their modulus as frequency, but at least
-            ``cap_frequency``. Two better remedies replace the force constants: ``prepare_phonons``.
+            error, "freeze" leaves them out. "cap" gives every mode the modulus of its frequency, but at least
+            ``cap_frequency``, which bounds soft modes too. Two better remedies replace the force constants:
+            ``prepare_phonons``.
         plus_minus: configurations come as pairs +u, -u, which cancels odd orders in every average; ``info["pair"]``
             numbers them.
         modes: indices of the modes (ascending frequency, translations not counted) to displace; all if ``None``.
@@ -95,7 +99,7 @@ class Phonons:
 
     def __post_init__(self) -> None:
         all_modes = self.force_constants.modes()
-        frequencies, unstable = all_modes.frequencies.copy(), all_modes.unstable
+        frequencies, unstable = all_modes.frequencies, all_modes.unstable
         included = np.ones(len(frequencies), bool)
         self.findings = [_sentence(all_modes.describe())]
         if self.imaginary not in ("refuse", "freeze", "cap"):
@@ -112,13 +116,17 @@ class Phonons:
         if unstable.any() and self.imaginary == "freeze":
             included &= ~unstable
             self.findings.append(f"These {unstable.sum()} modes are frozen: nothing moves along them.")
-        if unstable.any() and self.imaginary == "cap":
+        if self.imaginary == "cap":
             if not self.cap_frequency > 0:
                 raise VibronicError(f"the cap frequency must be positive, not {self.cap_frequency} THz")
-            frequencies[unstable] = np.maximum(np.abs(frequencies[unstable]), self.cap_frequency)
-            self.findings.append(
-                f"These {unstable.sum()} modes get the modulus of their frequency, at least {self.cap_frequency} THz."
-            )
+            # A mode just above zero moves as far, and as wrongly, as one just below.
+            frequencies = np.maximum(np.abs(frequencies), self.cap_frequency)
+            changed = int((frequencies != all_modes.frequencies).sum())
+            if changed:
+                self.findings.append(
+                    f"The cap changed {changed} of {len(frequencies)} modes: they get the modulus of their frequency, "
+                    f"but at least {self.cap_frequency:g} THz."
+                )
         if self.modes is not None:
             chosen = np.asarray(self.modes, dtype=int)
             if chosen.size == 0 or chosen.min() < 0 or chosen.max() >= len(frequencies):
@@ -234,16 +242,17 @@ def sscha_force_constants(
     Least-squares force constants of Gaussian samples are that average (Errea, Calandra and Mauri, Phys. Rev. B 89,
     064302 (2014)), so the loop is: sample with the current Phi, compute forces, fit with symfc, mix. This is our own
     loop: phonopy's SSCHA runs with pypolymlp potentials only, this one with any ASE calculator. All iterations use the
-    same random numbers, in +/- pairs, so it converges to a fixed point instead of wandering with the noise. Phi stays
-    positive definite: it starts from the moduli of imaginary frequencies, and a step changes no squared frequency by
-    more than a part of itself.
+    same random numbers, in +/- pairs, so it converges to a fixed point instead of wandering with the noise. How far
+    that fixed point depends on the random numbers is measured in the end with ``n`` fresh configurations: the largest
+    change of a frequency is told as the statistical error. Phi stays positive definite: it starts from the moduli of
+    imaginary frequencies, and a step changes no squared frequency by more than a part of itself.
 
     Args:
         reference: first guess (imaginary modes allowed); its reference positions stay fixed.
         calculator: any ASE calculator.
         temperature: K.
         statistics: of the modes.
-        n: configurations, an even number, computed in every iteration.
+        n: configurations, an even number, computed in every iteration and once more for the statistical error.
         mixing: share of the residual that a step adds at first, in (0, 1]; less once it overshoots.
         tolerance: THz; converged when no eigenfrequency is further than this from its fit.
         max_iterations: before giving up.
@@ -260,21 +269,30 @@ def sscha_force_constants(
     current = _from_modes(reference, (modes.vectors * moduli**2) @ modes.vectors.T)
     change, fit = np.inf, _Fit(reference)
     with progress_bar(progress) as bar:
-        task = bar.add_task(f"Self-consistent phonons, {temperature:g} K", total=max_iterations * n)
-        for iteration in range(1, max_iterations + 1):
-            snapshots = Phonons(current, temperature, statistics, plus_minus=True).sample(current.supercell, n, seed)
-            displacements = displacements_of(snapshots, current.supercell)
+        task = bar.add_task(f"Self-consistent phonons, {temperature:g} K", total=(max_iterations + 1) * n)
+
+        def fit_to_draw(constants: ForceConstants, seed: int) -> tuple[ForceConstants, float]:
+            snapshots = Phonons(constants, temperature, statistics, plus_minus=True).sample(
+                constants.supercell, n, seed
+            )
+            displacements = displacements_of(snapshots, constants.supercell)
             forces = []
             for snapshot in snapshots:
                 forces.append(engine_forces(snapshot, calculator))
                 bar.advance(task)
-            fitted, r2 = fit(displacements, np.array(forces))
+            return fit(displacements, np.array(forces))
+
+        for iteration in range(1, max_iterations + 1):
+            fitted, r2 = fit_to_draw(current, seed)
             modes, before = fitted.modes(), change
             change = float(np.abs(modes.frequencies - current.modes().frequencies).max())
             if change < tolerance and not modes.unstable.any():
+                fresh, _ = fit_to_draw(fitted, seed + 1)
+                error = float(np.abs(fresh.modes().frequencies - modes.frequencies).max())
                 finding = (
                     f"self-consistent force constants at {temperature:g} K after {iteration} iterations of {n} "
-                    f"configurations explain {100 * r2:.1f} % of the variance of the forces; {modes.describe()}"
+                    f"configurations explain {100 * r2:.1f} % of the variance of the forces; {modes.describe()}; other "
+                    f"random numbers change a frequency by up to {error:.2f} THz, the statistical error"
                 )
                 return replace(fitted, findings=[*reference.findings, finding])
             mixing = mixing / 2 if change > before else min(1.2 * mixing, 1.0)
@@ -312,31 +330,46 @@ def prepare_phonons(
     calculator: Calculator | None = None,
     plus_minus: bool = False,
     min_distance: float | None = None,
+    cap_frequency: float = 0.5,
     snapshots: int = 40,
     seed: int = 0,
     progress: bool = True,
 ) -> tuple[Phonons, list[str]]:
     """A sampler for one temperature with the chosen remedy against imaginary modes, and what was found on the way.
 
-    "effective" runs molecular dynamics of the supercell with ``calculator`` (2 fs steps, 800 fs to equilibrate, then
-    ``snapshots`` snapshots 40 fs apart) and fits force constants; "sscha" iterates with ``snapshots`` configurations.
+    "effective" runs molecular dynamics of the supercell with ``calculator`` (2 fs steps, 400 of them to equilibrate,
+    then ``snapshots`` snapshots 20 apart) and fits force constants; "sscha" iterates with ``snapshots`` configurations.
     Both are done even when no mode is imaginary: they are better force constants for that temperature. Modes that stay
-    imaginary all the same (few, after a short trajectory) are treated as by "cap", and a finding says so.
+    imaginary or softer than ``cap_frequency`` (THz) all the same are treated as by "cap", and a finding says so.
 
     Raises:
         VibronicError: the engine is missing, or the choice is unknown.
     """
     from vibronic.sampling.dynamics import Dynamics
 
+    sampler_of = partial(
+        Phonons,
+        temperature=temperature,
+        statistics=statistics,
+        plus_minus=plus_minus,
+        min_distance=min_distance,
+        cap_frequency=cap_frequency,
+    )
     if imaginary != "effective" and imaginary != "sscha":
-        sampler = Phonons(
-            force_constants, temperature, statistics, imaginary, plus_minus=plus_minus, min_distance=min_distance
-        )
+        sampler = sampler_of(force_constants, imaginary=imaginary)
         return sampler, [_sentence(finding) for finding in [*force_constants.findings, *sampler.findings]]
     if calculator is None:
         raise VibronicError(f"'{imaginary}' computes forces: it needs an engine, such as --engine sevennet")
     if imaginary == "effective":
-        dynamics = Dynamics(calculator, temperature, timestep=2.0, equilibration=400, interval=20, progress=progress)
+        dynamics = Dynamics(
+            calculator,
+            temperature,
+            timestep=2.0,
+            equilibration=400,
+            interval=20,
+            start=_displaced_start(force_constants, temperature, seed),
+            progress=progress,
+        )
         labelled = dynamics.sample(force_constants.supercell, snapshots, seed)
         prepared = effective_force_constants(force_constants, labelled)
     else:
@@ -350,10 +383,17 @@ def prepare_phonons(
         *prepared.findings[known:],
     ]
     # The dynamics or the iterations are paid for: a few soft modes that are left are bounded, and that is said.
-    sampler = Phonons(prepared, temperature, statistics, "cap", plus_minus=plus_minus, min_distance=min_distance)
-    if prepared.modes().unstable.any():
-        findings.append(sampler.findings[-1])
+    sampler = sampler_of(prepared, imaginary="cap")
+    findings += sampler.findings[1:]
     return sampler, [_sentence(finding) for finding in findings]
+
+
+def _displaced_start(constants: ForceConstants, temperature: float, seed: int) -> Atoms:
+    """Where to start dynamics from: a crystal on a saddle point of its energy takes long to leave it by itself."""
+    reference = constants.supercell
+    closest = CLOSEST * shortest_pair(reference)[0]
+    start = Phonons(constants, temperature, "classical", "cap", min_distance=closest, cap_frequency=SOFTEST)
+    return start.sample(reference, 1, seed)[0]
 
 
 class _Fit:

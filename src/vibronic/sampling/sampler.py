@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 
+CLOSEST = 0.65
+"""Share of the shortest bond below which no pair should come: engines fail there and thermal motion does not go."""
+
+
 class Sampler(Protocol):
     """Turns one supercell at its reference positions into ``n`` configurations of it."""
 
@@ -120,6 +124,23 @@ def displacements_of(snapshots: Sequence[Atoms], reference: Atoms) -> np.ndarray
         difference = find_mic(difference.reshape(-1, 3), reference.cell, reference.pbc)[0].reshape(difference.shape)
     masses = reference.get_masses()[:, None]
     return difference - (masses * difference).sum(axis=1, keepdims=True) / masses.sum()
+
+
+def shortest_pair(atoms: Atoms) -> tuple[float, str]:
+    """Shortest distance (Angstrom) between two atoms, periodic images included, and the pair, such as "Cl-Na".
+
+    Raises:
+        VibronicError: there is no pair within 100 Angstrom.
+    """
+    cutoff = 2.0
+    while cutoff < 100:
+        i, j, shift = neighbor_list(atoms, cutoff)
+        if len(i):
+            r = np.linalg.norm(atoms.positions[j] - atoms.positions[i] + shift @ atoms.cell.array, axis=1)
+            k = int(r.argmin())
+            return float(r[k]), "-".join(sorted((atoms.symbols[i[k]], atoms.symbols[j[k]])))
+        cutoff *= 1.5
+    raise VibronicError("no two atoms are within 100 Angstrom of each other; check the structure")
 
 
 def progress_bar(show: bool) -> Progress:
