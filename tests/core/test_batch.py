@@ -5,7 +5,7 @@ import torch
 from ase import Atoms
 from ase.build import bulk, molecule
 
-from vibronic.core.batch import Batch
+from vibronic.core.batch import Batch, widest
 
 
 def test_edges_of_the_anti_perovskite(anti_perovskite: Atoms) -> None:
@@ -42,7 +42,7 @@ def test_collate_equals_its_parts(copper: Atoms, anti_perovskite: Atoms) -> None
         torch.bincount(whole.edge_structure, minlength=3), torch.tensor([p.edge_index.shape[1] for p in parts])
     )
     assert whole.labels["energy"].tolist() == [0, 1, 2]
-    assert torch.equal(whole.labels["forces"][:, 0], whole.index.float())
+    assert torch.equal(whole.labels["forces"][:, 0], whole.index.double())
     assert np.allclose(whole.volume(), [copper.get_volume(), 0, anti_perovskite.get_volume()])
 
 
@@ -54,10 +54,20 @@ def test_the_stress_of_three_atoms_is_one_label_not_three() -> None:
     assert batch.labels["forces"].shape == (3, 3)
 
 
-def test_to_converts_numbers_and_keeps_integers() -> None:
-    batch = Batch.from_atoms(bulk("Cu"), 4.0, {"energy": 1.0}).to(dtype=torch.float64)
-    assert batch.positions.dtype == batch.edge_shift.dtype == batch.labels["energy"].dtype == torch.float64
+def test_to_converts_the_geometry_and_keeps_integers() -> None:
+    batch = Batch.from_atoms(bulk("Cu"), 4.0).to(dtype=torch.float64)
+    assert batch.positions.dtype == batch.edge_shift.dtype == batch.cell.dtype == torch.float64
     assert batch.numbers.dtype == batch.edge_index.dtype == torch.int64
+
+
+def test_labels_keep_all_their_digits() -> None:
+    energy = -140_000.001234  # single precision has steps of 16 meV there
+    batch = Batch.from_atoms(bulk("Cu"), 4.0, {"energy": energy, "forces": np.full((1, 3), 1 / 3)})
+    assert batch.positions.dtype == torch.float32
+    for same in (batch, batch.to("cpu", torch.float32), Batch.collate([batch, batch]).select(torch.tensor([1]))):
+        assert float(same.labels["energy"]) == energy
+        assert same.labels["forces"].dtype == torch.float64
+    assert widest("mps") == torch.float32
 
 
 def test_weigh_scales_rows() -> None:

@@ -13,7 +13,15 @@ from vibronic.core.errors import VibronicError
 from vibronic.core.targets import TARGETS
 from vibronic.data.dataset import GraphData
 from vibronic.learning import store
-from vibronic.learning.prediction import intervals, predict, read_predictions, score, torch_device, write_predictions
+from vibronic.learning.prediction import (
+    intervals,
+    on_device,
+    predict,
+    read_predictions,
+    score,
+    torch_device,
+    write_predictions,
+)
 
 GAP, ENERGY = TARGETS["band_gap"], TARGETS["energy"]
 
@@ -85,6 +93,22 @@ def test_the_table(tmp_path: Path) -> None:
     assert float(rows[0]["energy_high [eV]"]) == pytest.approx(4.2)  # intervals of extensive targets are per atom
     assert rows[0]["band_gap_low [eV]"] == ""  # not calibrated
     assert [float(rows[0][f"stress_{c} [eV/Angstrom^3]"]) for c in ("zz", "yz")] == [8, 5]
+
+
+def test_the_table_keeps_the_meV_of_an_energy_of_all_electrons(tmp_path: Path) -> None:
+    write_predictions(tmp_path / "p.csv", [ENERGY], {"energy": [np.array(-140_000.0012)]}, with_gaps([1]), {})
+    assert float(read_predictions(tmp_path / "p.csv")[0]["energy [eV]"]) == -140_000.0012
+
+
+def test_a_device_without_double_precision(labelled_copper, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Apple's GPU, played by the CPU: nothing of the model or of what it predicts is double."""
+    monkeypatch.setattr("vibronic.learning.prediction.widest", lambda _: torch.float32)
+    model = store.build("painn", width=8, layers=1, cutoff=4.0)
+    data = GraphData(labelled_copper, model.targets, 4.0)
+    model.prepare(data.batch())
+    model = on_device(model, "cpu")
+    assert not any(b.dtype == torch.float64 for b in model.buffers())
+    assert not any(v.dtype == torch.float64 for v in model(data[0]).values())
 
 
 @pytest.mark.parametrize("content", [None, "", "a,b\n1,2\n", b"\xff\xfe\x00\x00", "structure\n"])

@@ -1,5 +1,6 @@
 """What every model must keep, whatever is inside: the symmetries of physics, and the contract of ``Model``."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -160,6 +161,27 @@ def test_the_folder_holds_all_of_it(model, structures, predict, tmp_path: Path) 
     for a in structures[:3]:
         # folders are read in single precision, in which networks are trained
         close(predict(again.double(), a), predict(model, a), 1e-4)
+
+
+@pytest.mark.parametrize("name", ["painn", "cgcnn", "ridge"], indirect=True)
+def test_energies_of_all_electrons_are_as_good_as_any(name, model, structures, labelled, tmp_path: Path) -> None:
+    """An offset of 1e5 eV per atom changes neither the loss nor what is predicted of the meV on top of it."""
+    plain = labelled(model, structures).to(dtype=torch.float32)
+    offset = 1e5 * plain.n_atoms
+    large = replace(plain, labels={**plain.labels, "energy": plain.labels["energy"] + offset})
+    losses, energies = [], []
+    for batch in (plain, large):
+        torch.manual_seed(0)
+        network = store.build(model.kind, **model.config)
+        getattr(network, "fit", network.prepare)(batch)  # in the precision of every user's model
+        store.save(network.eval(), tmp_path / "m", store.Card())
+        again, _ = store.load(tmp_path / "m")
+        batch = batch.to(dtype=again.dtype)
+        with torch.no_grad():
+            losses.append(float(again.loss(batch)["loss"]))
+            energies.append(again(batch)["energy"])
+    assert (energies[1] - energies[0] - offset).abs().max() < 1e-5 * plain.n_atoms.min()
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
 def test_the_config_builds_an_equal_model(model) -> None:

@@ -63,6 +63,22 @@ def test_what_is_left_is_the_error_on_other_structures() -> None:
         assert 0.5 < rms / model.scale[k] < 2, name
 
 
+def test_the_pair_potential_of_energies_of_all_electrons() -> None:
+    """Small differences of huge energies are found as well as small energies, in single precision too."""
+    errors = []
+    for offset in (0.0, 1e5):
+        train, unseen = (morse(n, seed).to(dtype=torch.float32) for n, seed in ((8, 0), (4, 1)))
+        for batch in (train, unseen):
+            batch.labels["energy"] += offset * batch.n_atoms
+        model = PaiNN(basis=16, cutoff=4.5)
+        model.prepare(train)
+        for p in model.energy.parameters():
+            torch.nn.init.zeros_(p)
+        errors.append(((model(unseen)["energy"] - unseen.labels["energy"]) / unseen.n_atoms).detach().numpy())
+    assert errors[1] == pytest.approx(errors[0], abs=1e-5)
+    assert np.abs(errors[1]).max() < 5e-3
+
+
 def test_energies_alone_fix_no_pairs() -> None:
     model = PaiNN(["energy"], cutoff=4.5).double()
     model.prepare(morse(4, 0))
@@ -86,7 +102,7 @@ def test_many_elements_have_references_only() -> None:
     model = PaiNN(["energy"], cutoff=4.0)
     model.prepare(batch)
     assert not len(model.pair.coefficients)
-    assert torch.allclose(model.pair.reference[numbers], -torch.tensor(numbers).float(), atol=1e-4)
+    assert torch.allclose(model.pair.reference[numbers], -torch.tensor(numbers).double(), atol=1e-4)
 
 
 def test_rows_left_out() -> None:

@@ -14,6 +14,11 @@ from vibronic.core.neighbors import neighbor_list
 from vibronic.core.targets import target
 
 
+def widest(device: torch.device | str) -> torch.dtype:
+    """The most precise floating-point type of a device: double, except on Apple's GPU, which has none."""
+    return torch.float32 if torch.device(device).type == "mps" else torch.float64
+
+
 @dataclass
 class Batch:
     """``B`` structures with ``N`` atoms and ``E`` directed edges in all.
@@ -25,7 +30,8 @@ class Batch:
         index: (N,) which structure an atom belongs to, sorted.
         edge_index: (2, E) centre and neighbour of each edge, sorted by centre.
         edge_shift: (E, 3) lattice translations of the neighbour.
-        labels: name -> (B, ...) for targets per structure, (N, ...) for targets per atom.
+        labels: name -> (B, ...) for targets per structure, (N, ...) for targets per atom; double precision, because the
+            energy of all electrons has more digits than single precision holds.
         edge_weight: (E,) how much of each edge is there, for explanations; None means all of it.
     """
 
@@ -86,13 +92,14 @@ class Batch:
         )
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Batch:
-        """The batch on ``device``, its floating-point tensors as ``dtype``."""
+        """The batch on ``device``, its geometry as ``dtype``; labels stay as precise as the device allows."""
 
         def move(x: Tensor) -> Tensor:
             return x.to(device=device, dtype=dtype if x.is_floating_point() else None)
 
         tensors = {k: move(v) for k, v in vars(self).items() if isinstance(v, Tensor)}
-        return replace(self, **tensors, labels={k: move(v) for k, v in self.labels.items()})
+        precise = widest(self.positions.device if device is None else device)
+        return replace(self, **tensors, labels={k: v.to(precise).to(device=device) for k, v in self.labels.items()})
 
     @classmethod
     def from_atoms(
@@ -102,7 +109,7 @@ class Batch:
         labels: Mapping[str, np.ndarray | float] | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> Batch:
-        """One structure with its neighbours within ``cutoff`` Angstrom."""
+        """One structure with its neighbours within ``cutoff`` Angstrom, its geometry as ``dtype``."""
         i, j, shift = neighbor_list(atoms, cutoff)
         cell = atoms.cell.array if atoms.pbc.any() else np.zeros((3, 3))
         per_atom = {k for k in labels or {} if target(k).level == "atom"}
@@ -114,7 +121,7 @@ class Batch:
             edge_index=torch.as_tensor(np.stack([i, j])),
             edge_shift=torch.as_tensor(shift, dtype=dtype),
             labels={
-                k: torch.as_tensor(np.asarray(v), dtype=dtype)[... if k in per_atom else None]
+                k: torch.as_tensor(np.asarray(v), dtype=torch.float64)[... if k in per_atom else None]
                 for k, v in (labels or {}).items()
             },
         )

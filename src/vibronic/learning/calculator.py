@@ -13,6 +13,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from vibronic.core.batch import Batch
 from vibronic.core.model import Model
+from vibronic.learning.prediction import on_device
 from vibronic.learning.store import load
 
 
@@ -28,7 +29,7 @@ class ModelCalculator(Calculator):
 
     def __init__(self, model: Model | str | Path, device: str = "cpu", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.model = (model if isinstance(model, Model) else load(model)[0]).to(device).eval()
+        self.model = on_device(model if isinstance(model, Model) else load(model)[0], device)
         self.device = device
         self.implemented_properties = [t.name for t in self.model.targets]
         if "energy" in self.implemented_properties:

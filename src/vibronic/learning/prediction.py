@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from ase import Atoms
 
+from vibronic.core.batch import widest
 from vibronic.core.errors import VibronicError
 from vibronic.core.model import Model
 from vibronic.core.provenance import writable
@@ -31,7 +32,7 @@ def predict(
     if batch_size < 1:
         raise VibronicError(f"the batch size must be at least 1, not {batch_size}")
     place = torch_device(device)
-    model = model.to(place).eval()
+    model = on_device(model, place)
     out: dict[str, list[np.ndarray]] = {t.name: [] for t in model.targets}
     for batch in in_batches(structures, model.cutoff, batch_size, model.dtype):
         model.check_elements(batch.numbers)
@@ -57,6 +58,11 @@ def torch_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise VibronicError(f"there is no device '{name}' here; choose auto or cpu") from error
     return device
+
+
+def on_device(model: Model, device: torch.device | str) -> Model:
+    """The model on a device, ready to predict; its references lose their double precision where the device has none."""
+    return (model if widest(device) is torch.float64 else model.float()).to(device).eval()
 
 
 def errors(
@@ -167,4 +173,5 @@ def read_predictions(path: Path) -> list[dict[str, str]]:
 
 
 def _digits(values: Iterable[float]) -> list[str]:
-    return ["" if np.isnan(v) else f"{v:.8g}" for v in values]
+    # The energy of all electrons is 1e5 eV and its differences are meV.
+    return ["" if np.isnan(v) else f"{v:.8g}" if abs(v) < 100 else f"{v:.6f}" for v in values]

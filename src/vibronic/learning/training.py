@@ -28,7 +28,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from vibronic.core.batch import Batch
+from vibronic.core.batch import Batch, widest
 from vibronic.core.errors import VibronicError
 from vibronic.core.model import Model
 from vibronic.core.provenance import write_json
@@ -173,6 +173,8 @@ def fit(
             )
         except (MisconfigurationException, ValueError, ImportError) as error:
             raise VibronicError(f"cannot train on device '{device}': {str(error).splitlines()[0]}") from error
+        if widest(trainer.strategy.root_device) is torch.float32:
+            module.float()  # Lightning moves the references to the device as they are, and this one has no double
         try:
             trainer.fit(module, ckpt_path=last if _weights(last) else None, weights_only=True)
         except SystemExit as stop:  # how Lightning passes Ctrl-C on, deaf to a second one

@@ -95,8 +95,8 @@ class CrystalGraph(Model):
         for name, size in (("node", 4), ("edge", 1)):
             self.register_buffer(f"{name}_low", torch.zeros(size))
             self.register_buffer(f"{name}_span", torch.ones(size))
-        self.register_buffer("low", torch.zeros(n))
-        self.register_buffer("span", torch.ones(n))
+        self.register_buffer("low", torch.zeros(n, dtype=torch.float64))  # labels are double: energies have many digits
+        self.register_buffer("span", torch.ones(n, dtype=torch.float64))
         table = np.stack([np.arange(104) - 1.0, ELECTRONEGATIVITY, atomic_masses[:104], covalent_radii[:104]], axis=1)
         self.register_buffer("table", torch.tensor(table, dtype=torch.float32), persistent=False)
 
@@ -147,8 +147,8 @@ class CrystalGraph(Model):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Mean squared error of the scaled targets."""
-        wanted = (self._scaled_labels(batch) - self.low) / self.span
         predicted = self._normalised(batch)
+        wanted = ((self._scaled_labels(batch) - self.low) / self.span).to(predicted)
         error = ((predicted - wanted).detach().abs() * self.span).mean(0)
         figures = {f"mae_{t.name}": e for t, e in zip(self.targets, error, strict=True)}
         return {"loss": mse_loss(predicted, wanted), **figures}

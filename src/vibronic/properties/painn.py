@@ -153,8 +153,8 @@ class PaiNN(Model):
             {t.name: ExtremumReadout(width) if t.extremum else MeanReadout(width) for t in self.scalars}
         )
         self.register_buffer("depth", torch.tensor(1.0))
-        self.register_buffer("scale", torch.ones(len(self.names)))
-        self.register_buffer("shift", torch.zeros(len(self.names)))
+        self.register_buffer("scale", torch.ones(len(self.names), dtype=torch.float64))
+        self.register_buffer("shift", torch.zeros(len(self.names), dtype=torch.float64))
         self.register_buffer("neighbors", torch.tensor(1.0))
 
     def prepare(self, batch: Batch) -> None:
@@ -183,7 +183,10 @@ class PaiNN(Model):
         return s
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Predictions: energy (B,) eV, forces (N, 3) eV/A, stress (B, 3, 3) eV/A^3, scalars (B,)."""
+        """Predictions: energy (B,) eV, forces (N, 3) eV/A, stress (B, 3, 3) eV/A^3, scalars (B,).
+
+        Energies and scalars come in double precision, since a small learned part is added to a large constant.
+        """
         differentiate = "forces" in self.names or "stress" in self.names
         create_graph = torch.is_grad_enabled()  # someone will differentiate the forces in turn
         with torch.set_grad_enabled(differentiate or create_graph):
@@ -201,7 +204,7 @@ class PaiNN(Model):
         out: dict[str, Tensor] = {}
         for readout, t in zip(self.readouts.values(), self.scalars, strict=True):
             k = self.names.index(t.name)
-            value = readout(features, batch.index, size) * self.scale[k] + self.shift[k]
+            value = readout(features, batch.index, size).to(self.shift) * self.scale[k] + self.shift[k]
             out[t.name] = value * batch.n_atoms if t.extensive else value
         if "energy" in self.names:
             per_atom = self.energy(features).squeeze(-1) * self.depth

@@ -49,7 +49,7 @@ class PairPotential(nn.Module):
         most_elements: with more in the training set there is no pair potential, only the reference energies.
 
     Attributes:
-        reference: (119,) energy of each element, eV.
+        reference: (119,) energy of each element, eV; in double precision, as the labels are.
         coefficients: (K, K, basis) eV, of each pair of the K ``elements``; empty where there is no pair potential.
     """
 
@@ -60,7 +60,7 @@ class PairPotential(nn.Module):
     def __init__(self, radial: RadialBasis, most_elements: int = MOST_ELEMENTS) -> None:
         super().__init__()
         self.radial, self.most_elements = radial, most_elements
-        self.register_buffer("reference", torch.zeros(119))
+        self.register_buffer("reference", torch.zeros(119, dtype=torch.float64))
         self.register_buffer("coefficients", torch.zeros(0))
         self.register_buffer("elements", torch.zeros(0, dtype=torch.long))
 
@@ -97,8 +97,8 @@ class PairPotential(nn.Module):
         k = len(self.elements)
         first, second = torch.triu_indices(k, k)
         table = (fitted / size).view(len(first), -1)
-        self.coefficients = self.reference.new_zeros(k, k, table.shape[1])
-        self.coefficients[first, second] = self.coefficients[second, first] = table.to(self.reference)
+        self.coefficients = self.coefficients.new_zeros(k, k, table.shape[1])
+        self.coefficients[first, second] = self.coefficients[second, first] = table.to(self.coefficients)
         edges = self(batch, self.radial(batch.edge_vectors().norm(dim=-1)))
         self._reference(batch, scatter_sum(edges, batch.edge_structure, batch.n_structures))
         errors = error.split([len(labels[n]) for n in names])
