@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from vibronic.core.errors import VibronicError
 from vibronic.core.provenance import run_record
 from vibronic.verbs.common import Setting, say
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from vibronic.sampling.harmonic import ForceConstants
+    from vibronic.sampling.rattle import Rattle
+
+FORCE_RANGE = 4.5
+"""Angstrom; the shells that bind a crystal, with its largest force constants, lie within it. A supercell that is not twice
+as wide folds them onto each other."""
 
 
 def sample(
@@ -19,8 +29,11 @@ def sample(
     n: int = 100,
     statistics: Literal["quantum", "classical"] = "quantum",
     imaginary: Literal["refuse", "freeze", "effective", "sscha", "cap"] = "refuse",
+    cap_frequency: float = 0.5,
+    snapshots: int = 40,
     engine: str = "sevennet",
     settings: dict[str, Setting] | None = None,
+    displacement: float = 0.01,
     force_constants: Path | None = None,
     relax: bool = False,
     plus_minus: bool = False,
@@ -31,11 +44,13 @@ def sample(
     match: Path | None = None,
     per: Literal["overall", "species"] = "overall",
     timestep: float = 2.0,
+    friction: float = 0.02,
     equilibration: int = 200,
     interval: int = 20,
     strain: float | None = None,
     substitute: str | None = None,
     vacancies: str | None = None,
+    arrangements: int = 1,
     out: Path = Path("sampled.extxyz"),
     seed: int = 0,
 ) -> Path:
@@ -56,11 +71,14 @@ def sample(
         statistics: quantum (with zero-point motion) or classical.
         imaginary: what to do about imaginary modes: refuse, freeze them, fit effective force constants to dynamics at
             this temperature, sscha, or cap their frequency.
+        cap_frequency: THz; cap, and what effective or sscha leave too soft: no mode counts with less.
+        snapshots: effective: of the dynamics, sscha: configurations of an iteration.
         engine: computes forces (see 'vibronic doctor').
         settings: of the engine, e.g. --settings.ecut 500.
+        displacement: phonons: of an atom in the calculations behind the force constants, Angstrom.
         force_constants: phonopy.yaml, FORCE_SETS or FORCE_CONSTANTS to use instead of the engine; the crystal and the
             supercell then come from these files.
-        relax: relax atoms and cell first, keeping the symmetry.
+        relax: relax atoms and cell first, keeping the symmetry; after strain, substitution or vacancies the atoms again.
         plus_minus: phonons: in pairs +u, -u.
         min_distance: Angstrom; configurations with a shorter distance are drawn again.
         modes: phonons: indices of the only modes to displace.
@@ -69,11 +87,14 @@ def sample(
         match: rattle: a sampled file of the same supercell whose mean-square displacement is matched.
         per: rattle with match: overall, or species by species.
         timestep: md: fs.
+        friction: md: 1/fs.
         equilibration: md: steps before the first snapshot.
         interval: md: steps between snapshots.
-        strain: strain the crystal first, isotropically, e.g. 0.01.
+        strain: strain the crystal (relaxed or not) first, isotropically, e.g. 0.01.
         substitute: on the supercell first, e.g. Br:I:0.5 (half of the Br become I).
         vacancies: in the supercell first, e.g. S:1.
+        arrangements: of the substituted atoms or vacancies, drawn with seed, seed + 1, ...; they share the n
+            configurations.
         out: extxyz.
         seed: same seed, same configurations.
 
@@ -82,75 +103,150 @@ def sample(
     """
     config = dict(locals())
     from vibronic.data import sources
-    from vibronic.data.dataset import read_structures, write_structures
+    from vibronic.data.dataset import write_structures
     from vibronic.labelling import engines
     from vibronic.sampling import checks, disorder, phonons
     from vibronic.sampling import dynamics as md
-    from vibronic.sampling import files as phonopy_files
-    from vibronic.sampling import rattle as random_displacements
     from vibronic.sampling.relax import relax as relaxed
 
     if force_constants is not None and (method != "phonons" or substitute or vacancies or strain is not None or relax):
         raise VibronicError(
             "force constants from files belong to one ideal crystal: use them with --method phonons alone"
         )
+    shares = _shares(n, arrangements, bool(substitute or vacancies), plus_minus)
     needs_engine = (force_constants is None and (method != "rattle" or relax)) or imaginary in ("effective", "sscha")
     calculator: Any = engines.engine(engine, **(settings or {})).calculator() if needs_engine else None
     with run_record(out, "sample", config, seed) as record:
-        findings: list[str] = []
         atoms = sources.crystal(crystal)
         if not atoms.pbc.all() and method == "phonons":
             raise VibronicError(f"{crystal} is not periodic in three directions; phonons need a crystal")
         atoms.info.setdefault("parent", Path(crystal).stem)
-        if strain is not None:
-            atoms = disorder.strain(atoms, strain)
         if relax:
             atoms = relaxed(atoms, calculator)
-        reference = atoms.repeat(supercell) if atoms.pbc.all() else atoms
-        reference.info = {"parent": atoms.info["parent"]}
-        if substitute:
-            old, new, fraction = _parts(substitute, "--substitute", "Br:I:0.5", 3)
-            reference = disorder.substitute(reference, old, new, _number(fraction, "--substitute"), seed)
-        if vacancies:
-            species, count = _parts(vacancies, "--vacancies", "S:1", 2)
-            reference = disorder.vacancies(reference, species, int(_number(count, "--vacancies")), seed)
-        sampler: Any
-        if method == "phonons":
-            if force_constants is not None:
-                constants = phonopy_files.read_force_constants(force_constants)
-            elif substitute or vacancies:
-                constants = phonons.force_constants(reference, (1, 1, 1), calculator)
-            else:
-                constants = phonons.force_constants(atoms, supercell, calculator)
-            constants.supercell.info["parent"] = atoms.info["parent"]
-            sampler, said = phonons.prepare_phonons(
-                constants, temperature, imaginary, statistics, calculator, plus_minus, min_distance, seed=seed
-            )
-            if modes:
-                sampler = replace(sampler, modes=modes)
-            findings += said
-            reference = constants.supercell
-        elif method == "rattle":
-            if (amplitude is None) == (match is None):
-                raise VibronicError("rattle needs either --amplitude (Angstrom) or --match (a sampled file)")
-            if amplitude is None:
-                sampler = random_displacements.Rattle.matched_to(
-                    read_structures(str(match)), reference, per, distribution, min_distance
+        if strain is not None:
+            atoms = disorder.strain(atoms, strain)
+            atoms = relaxed(atoms, calculator, cell=False) if relax else atoms
+        frames: list[Atoms] = []
+        findings: list[str] = []
+        for k, share in enumerate(shares):
+            said: list[str] = []
+            reference = _supercell(atoms, supercell, substitute, vacancies, seed + k)
+            if arrangements > 1:
+                reference.info["parent"] += f", arrangement {k}"
+            if relax and (substitute or vacancies):
+                reference = relaxed(reference, calculator, cell=False)
+            sampler: Any
+            if method == "phonons":
+                ideal = None if substitute or vacancies else (atoms, supercell)
+                constants = _force_constants(reference, ideal, calculator, displacement, force_constants)
+                sampler, said = phonons.prepare_phonons(
+                    constants,
+                    temperature,
+                    imaginary,
+                    statistics,
+                    calculator,
+                    plus_minus,
+                    min_distance,
+                    cap_frequency,
+                    snapshots,
+                    seed + k,
                 )
+                sampler = replace(sampler, modes=modes) if modes else sampler
+                reference = constants.supercell
+            elif method == "rattle":
+                sampler = _rattle(reference, amplitude, match, per, distribution, min_distance)
             else:
-                sampler = random_displacements.Rattle(amplitude, distribution, min_distance=min_distance)
-        else:
-            sampler = md.Dynamics(
-                calculator, temperature, timestep, equilibration=equilibration, interval=interval, progress=True
-            )
-        frames = sampler.sample(reference, n, seed)
-        findings += checks.check_snapshots(frames, reference, sampler if method == "phonons" else None)
+                sampler = md.Dynamics(
+                    calculator, temperature, timestep, friction, equilibration, interval, progress=True
+                )
+            drawn = sampler.sample(reference, share, seed + k)
+            said += checks.check_snapshots(drawn, reference, sampler if method == "phonons" else None)
+            findings += [f"Arrangement {k}: {finding}" if arrangements > 1 else finding for finding in said]
+            frames += drawn
+        findings += checks.check_supercell(reference, FORCE_RANGE)
         write_structures(out, frames)
         record["findings"] = findings
     for finding in findings:
         say(finding)
     say(f"{len(frames)} configurations of {len(reference)} atoms: {out}")
     return out
+
+
+def _shares(n: int, arrangements: int, disordered: bool, plus_minus: bool) -> list[int]:
+    """How many of ``n`` configurations each arrangement gets: as evenly as whole pairs +u, -u allow."""
+    if arrangements == 1:
+        return [n]
+    unit = 2 if plus_minus else 1
+    if arrangements < 1 or not disordered:
+        raise VibronicError(
+            f"--arrangements {arrangements} needs --substitute or --vacancies, and a number of at least 1: it is how "
+            "often these are drawn anew"
+        )
+    if n % unit or n < unit * arrangements:
+        raise VibronicError(
+            f"{arrangements} arrangements cannot share {n} configurations{' in pairs +u, -u' if plus_minus else ''}; "
+            "ask for more of them with -n"
+        )
+    each, left = divmod(n // unit, arrangements)
+    return [unit * (each + (k < left)) for k in range(arrangements)]
+
+
+def _supercell(
+    atoms: Atoms, supercell: tuple[int, int, int], substitute: str | None, vacancies: str | None, seed: int
+) -> Atoms:
+    """The supercell to sample, with its substituted atoms and vacancies."""
+    from vibronic.sampling import disorder
+
+    reference = atoms.repeat(supercell) if atoms.pbc.all() else atoms.copy()
+    reference.info = {"parent": atoms.info["parent"]}
+    if substitute:
+        old, new, fraction = _parts(substitute, "--substitute", "Br:I:0.5", 3)
+        reference = disorder.substitute(reference, old, new, _number(fraction, "--substitute"), seed)
+    if vacancies:
+        species, count = _parts(vacancies, "--vacancies", "S:1", 2)
+        reference = disorder.vacancies(reference, species, int(_number(count, "--vacancies")), seed)
+    return reference
+
+
+def _force_constants(
+    reference: Atoms,
+    ideal: tuple[Atoms, tuple[int, int, int]] | None,
+    calculator: Any,
+    displacement: float,
+    path: Path | None,
+) -> ForceConstants:
+    """Force constants from files, or of the supercell ``reference``: fewer calculations if it repeats a unit cell."""
+    from vibronic.sampling import phonons
+
+    if path is not None:
+        constants = phonons.read_force_constants(path)
+    else:
+        unitcell, repeats = ideal or (reference, (1, 1, 1))
+        constants = phonons.force_constants(unitcell, repeats, calculator, displacement)
+    constants.supercell.info["parent"] = reference.info["parent"]
+    return constants
+
+
+def _rattle(
+    reference: Atoms,
+    amplitude: float | None,
+    match: Path | None,
+    per: Literal["overall", "species"],
+    distribution: Literal["gaussian", "uniform-positive", "monte-carlo"],
+    min_distance: float | None,
+) -> Rattle:
+    """Random displacements of an amplitude that is given, or that of the sampled file ``match``."""
+    from vibronic.data.dataset import read_structures
+    from vibronic.sampling.rattle import Rattle
+
+    if (amplitude is None) == (match is None):
+        raise VibronicError("rattle needs either --amplitude (Angstrom) or --match (a sampled file)")
+    if amplitude is not None:
+        return Rattle(amplitude, distribution, min_distance=min_distance)
+    frames = read_structures(str(match))
+    # A file of several arrangements says which of them each configuration belongs to.
+    same = [frame for frame in frames if frame.info.get("parent") == reference.info["parent"]]
+    return Rattle.matched_to(same or frames, reference, per, distribution, min_distance)
 
 
 def label(
