@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 
 import numpy as np
-import record
 import torch
 
+import record
 from vibronic.core.units import GPA
 from vibronic.data.dataset import label_of, labels_of
 from vibronic.data.sources import structures

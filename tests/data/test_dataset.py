@@ -28,6 +28,16 @@ from vibronic.data.dataset import (
 POTENTIAL = [TARGETS[name] for name in ("energy", "forces", "stress", "pressure", "band_gap")]
 
 
+def test_no_file_is_written_where_its_units_would_be_misread(tmp_path: Path) -> None:
+    atoms = Atoms("Cu", cell=[3.0] * 3, pbc=True)
+    atoms.calc = SinglePointCalculator(atoms, energy=1.0)
+    (tmp_path / "dataset.yaml").write_text("units: {energy: eV}")
+    write_structures(tmp_path / "same.extxyz", [atoms])
+    (tmp_path / "dataset.yaml").write_text("units: {energy: Hartree}")
+    with pytest.raises(VibronicError, match="another unit of 'energy'"):
+        write_structures(tmp_path / "other.extxyz", [atoms])
+
+
 def test_labels_and_provenance_survive_the_file(tmp_path: Path, labelled_copper: list[Atoms]) -> None:
     provenance = {
         "method": "phonons",

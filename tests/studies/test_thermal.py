@@ -10,7 +10,7 @@ from ase.build import bulk
 from ase.io import write
 
 from vibronic.core.errors import VibronicError
-from vibronic.data.dataset import read_labelled
+from vibronic.data.dataset import read_labelled, read_structures, write_structures
 from vibronic.sampling.sampler import displacements_of
 from vibronic.studies import thermal, thermal_models, thermal_report
 
@@ -93,9 +93,37 @@ def test_the_report_says_what_the_rows_say(finished):
 def test_a_folder_without_a_study_is_one_sentence(tmp_path):
     with pytest.raises(VibronicError, match="no finished study"):
         thermal_report.write(tmp_path)
-    (tmp_path / "results.json").write_text("{")
-    with pytest.raises(VibronicError, match="damaged"):
-        thermal_report.write(tmp_path)
+    for content in ("{", "{}", "[]"):
+        (tmp_path / "results.json").write_text(content)
+        with pytest.raises(VibronicError, match="damaged"):
+            thermal_report.write(tmp_path)
+
+
+def test_a_mistake_does_not_bind_the_folder(plan, tmp_path):
+    for wrong in ({"crystals": ("nowhere.cif",)}, {"engine": "nosuch"}):
+        with pytest.raises(VibronicError):
+            thermal.run(replace(plan, **wrong), tmp_path)
+    assert not (tmp_path / "plan.json").exists()
+
+
+def test_a_spare_takes_the_place_of_what_cannot_be_labelled(plan, finished, tmp_path, monkeypatch):
+    from vibronic.labelling import label as labelling
+
+    folder = finished[0] / "Cu"
+    for name in thermal_models.SETS:
+        write_structures(tmp_path / "Cu" / f"{name}.extxyz", read_structures(folder / f"{name}.extxyz"))
+    honest = labelling.label
+
+    def fails_twice(structures, *args, **kwargs):
+        return honest(structures[:-2] if len(structures) == plan.pool else structures, *args, **kwargs)
+
+    monkeypatch.setattr(labelling, "label", fails_twice)
+    thermal._label(plan, [tmp_path / "Cu"], tmp_path, 1)
+    assert len(read_labelled(tmp_path / "Cu" / "phonons-labelled.extxyz")) == plan.pool
+    (tmp_path / "Cu" / "phonons-labelled.extxyz").unlink()
+    monkeypatch.setattr(labelling, "label", lambda s, *args, **kwargs: honest(s[:1], *args, **kwargs))
+    with pytest.raises(VibronicError, match="too many configurations of Cu"):
+        thermal._label(plan, [tmp_path / "Cu"], tmp_path, 1)
 
 
 def row(label: str, seed: int, mae: float, constant: float = 9.0) -> dict:
@@ -153,6 +181,10 @@ def test_an_impossible_plan_is_refused():
         thermal.Plan(crystals=("a/POSCAR", "b/POSCAR"))
     with pytest.raises(VibronicError, match="at least 4"):
         thermal.Plan(sizes=(2,))
+    with pytest.raises(VibronicError, match="temperature of a study must be positive"):
+        thermal.Plan(temperature=-10)
+    with pytest.raises(VibronicError, match="supercell"):
+        thermal.Plan(supercell=(2, 2, 0))
 
 
 def test_the_gap_comparison_keeps_the_dynamics_out_of_training(tmp_path: Path):

@@ -192,9 +192,19 @@ def declared_units(path: Path | str) -> dict[str, str]:
 
 
 def write_structures(path: Path, structures: Sequence[Atoms]) -> None:
-    """Write extxyz, atomically, labels and provenance included."""
+    """Write extxyz, atomically, labels and provenance included, in Vibronic's units.
+
+    Raises:
+        VibronicError: the folder cannot be written, or a ``dataset.yaml`` in it gives other units to its files.
+    """
     from ase.io import write
 
+    foreign = [n for n, unit in declared_units(path).items() if n in TARGETS and conversion(unit, TARGETS[n].unit) != 1]
+    if foreign:
+        raise VibronicError(
+            f"{Path(path).parent / 'dataset.yaml'} gives another unit of '{foreign[0]}' to the files beside it than this "
+            "one would have; choose another folder for --out"
+        )
     with writable(path) as temporary:
         write(temporary, [plain(atoms) for atoms in structures], format="extxyz")
 

@@ -27,6 +27,7 @@ from vibronic.core.neighbors import neighbor_list
 from vibronic.core.provenance import write_json
 from vibronic.data.dataset import read_labelled, read_structures, write_structures
 from vibronic.data.sources import crystal as read_crystal
+from vibronic.labelling.engines import engine
 from vibronic.labelling.executors import processes
 from vibronic.sampling.harmonic import ForceConstants
 from vibronic.sampling.sampler import displacements_of
@@ -82,6 +83,11 @@ class Plan:
             raise VibronicError("a training set needs at least 4 structures")
         if not self.seeds:
             raise VibronicError("the study needs at least one seed")
+        for name in ("temperature", "timestep", "test", "steps"):
+            if not getattr(self, name) > 0:
+                raise VibronicError(f"the {name} of a study must be positive, not {getattr(self, name)}")
+        if min(self.supercell) < 1:
+            raise VibronicError(f"the supercell must be three repeats of at least 1, not {self.supercell}")
 
     @property
     def pool(self) -> int:
@@ -104,13 +110,16 @@ def run(plan: Plan, out: Path, workers: int = 2, say: Callable[[str], None] = pr
         VibronicError: ``out`` holds a study with another plan; an engine or a crystal cannot be had.
     """
     out = Path(out)
+    # Mistakes come to light before the folder is bound to this plan.
+    engine(plan.engine)
+    sizes = {crystal: len(read_crystal(crystal)) for crystal in plan.crystals}
     _same_plan(plan, out)
     names = [Path(c).stem for c in plan.crystals]
     folders = [out / name for name in names]
     with processes(workers) as pool, bar() as progress:
         task = progress.add_task("Relaxing, phonons, dynamics", total=2 * len(folders))
         pairs = list(zip(plan.crystals, folders, strict=True))
-        costly_first = sorted(pairs, key=lambda pair: -len(read_crystal(pair[0])))
+        costly_first = sorted(pairs, key=lambda pair: -sizes[pair[0]])
         waiting = [
             pool.schedule(_trajectory, (plan, c, f, purpose)) for c, f in costly_first for purpose in ("test", "fit")
         ]
@@ -135,14 +144,21 @@ def run(plan: Plan, out: Path, workers: int = 2, say: Callable[[str], None] = pr
 def _same_plan(plan: Plan, out: Path) -> None:
     path = out / "plan.json"
     wanted = json.loads(json.dumps(asdict(plan)))
-    if path.exists() and json.loads(path.read_text()) != wanted:
+    if path.exists() and _read(path) != wanted:
         raise VibronicError(f"{out} holds a study with another plan; choose another --out or delete it")
     write_json(path, wanted)
 
 
+def _read(path: Path) -> dict[str, Any] | None:
+    """The content of a JSON file, None for a damaged one."""
+    try:
+        return json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        return None
+
+
 def _harmonic(plan: Plan, name: str, folder: Path) -> ForceConstants:
     """The relaxed crystal and its harmonic force constants: seconds, so computed anew rather than kept."""
-    from vibronic.labelling.engines import engine
     from vibronic.sampling.phonons import force_constants
     from vibronic.sampling.relax import relax
 
@@ -161,7 +177,6 @@ def _trajectory(plan: Plan, name: str, folder: Path, purpose: Literal["fit", "te
     The two are independent, so that nothing of the test set is known to the phonons. The second is only needed, and
     only computed, where harmonic modes are imaginary.
     """
-    from vibronic.labelling.engines import engine
     from vibronic.sampling.dynamics import Dynamics
     from vibronic.sampling.phonons import Phonons
 
@@ -214,7 +229,8 @@ def _draw(plan: Plan, name: str, folder: Path) -> list[str]:
     phonons = Phonons(chosen, plan.temperature, plan.statistics, "cap", min_distance=closest)
     if chosen.modes().unstable.any():
         findings.append(phonons.findings[-1])
-    sets = {"phonons": phonons.sample(reference, plan.pool, plan.seed("phonons"))}
+    drawn = plan.pool + max(4, plan.pool // 5)  # some may fail to be labelled
+    sets = {"phonons": phonons.sample(reference, drawn, plan.seed("phonons"))}
     sets["random"], finding = _matched_random(sets["phonons"], reference, closest, plan.seed("random"))
     findings.append(finding)
     test = read_labelled(folder / "test.extxyz")
@@ -286,14 +302,23 @@ def _distinct(harmonic: ForceConstants, chosen: ForceConstants) -> list[tuple[st
 
 
 def _label(plan: Plan, folders: Sequence[Path], out: Path, workers: int) -> None:
-    """Labels for both sets of every crystal, through one ledger."""
+    """Labels for both sets of every crystal, through one ledger; a spare takes the place of a structure that fails."""
     from vibronic.labelling.label import label
 
     for folder in folders:
         for name in SETS:
             path = folder / f"{name}-labelled.extxyz"
-            if not path.exists():
-                report = label(
-                    read_structures(folder / f"{name}.extxyz"), plan.engine, out / "ledger.sqlite", workers=workers
-                )
-                write_structures(path, report.labelled)
+            if path.exists():
+                continue
+            waiting = read_structures(folder / f"{name}.extxyz")
+            labelled: list[Atoms] = []
+            while len(labelled) < plan.pool:
+                missing = plan.pool - len(labelled)
+                if len(waiting) < missing:
+                    raise VibronicError(
+                        f"too many configurations of {folder.name} ({name}) cannot be labelled by {plan.engine}; "
+                        f"the reasons are in {out / 'ledger.sqlite'}"
+                    )
+                report = label(waiting[:missing], plan.engine, out / "ledger.sqlite", workers=workers)
+                waiting, labelled = waiting[missing:], [*labelled, *report.labelled]
+            write_structures(path, labelled)

@@ -36,13 +36,13 @@ def write(folder: Path) -> Path:
     folder = Path(folder)
     try:
         results = json.loads((folder / "results.json").read_text())
+        plan, rows = results["plan"], results["rows"]
     except (FileNotFoundError, NotADirectoryError) as error:
         raise VibronicError(
             f"{folder} holds no finished study; run 'vibronic study thermal --out {folder}' first"
         ) from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise VibronicError(f"{folder}/results.json is damaged; delete it and run the study again") from error
-    plan, rows = results["plan"], results["rows"]
     page = Report(
         "Do lattice vibrations teach more than random displacements?",
         f"{', '.join(results['crystals'])} at {plan['temperature']:g} K; labels from {plan['engine']}"
