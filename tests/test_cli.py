@@ -257,6 +257,23 @@ def test_doctor_prints_what_engines_say(monkeypatch: pytest.MonkeyPatch, capsys:
 # --- endings ---
 
 
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        (["NaCl", "--engine", "emt"], "the engine 'emt' cannot calculate this structure (NotImplementedError: No EMT"),
+        (["NaCl", "--settings.model", "nosuch"], "the engine 'sevennet' does not start ("),
+    ],
+)
+def test_an_engine_that_fails(
+    typed: list[str], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["sample", *typed, "-n", "2"]) == 2
+    message = capsys.readouterr().err.strip()
+    assert message.startswith(f"vibronic: {told}")
+    assert len(message.splitlines()) == 1
+
+
 def test_interrupted(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def stop(*_: object) -> None:
         raise KeyboardInterrupt

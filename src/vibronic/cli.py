@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except VibronicError as error:
         print(f"vibronic: {error}", file=sys.stderr)
         return 2
-    except NotImplementedError as error:  # how ASE says that a calculator does not know an element or a property
+    except NotImplementedError as error:  # how ASE says that a calculator has no such property
         print(f"vibronic: {str(error).rstrip('.')}; choose another --engine", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import pickle
 
@@ -69,6 +70,28 @@ def test_hash_depends_on_values_and_not_on_how_they_are_written(gpaw_settings):
 def test_files_has_no_calculator():
     with pytest.raises(VibronicError, match="computes nothing"):
         engine("files").calculator()
+
+
+def test_an_engine_that_cannot_start_is_one_sentence(monkeypatch):
+    def build(settings):
+        raise RuntimeError("no device 'abacus'\nsee the manual")
+
+    monkeypatch.setitem(ENGINES, "emt", dataclasses.replace(ENGINES["emt"], build=build))
+    with pytest.raises(
+        VibronicError, match=r"'emt' does not start \(RuntimeError: no device 'abacus' see the manual\)"
+    ):
+        engine("emt").calculator()
+
+
+def test_a_calculation_that_fails_is_one_sentence(misbehaving, gold, coppers):
+    calculator = misbehaving("raise").calculator()
+    gold.calc = calculator
+    with pytest.raises(VibronicError, match=r"'misbehaving' cannot calculate this structure \(RuntimeError: no conv"):
+        gold.get_forces()
+    for atoms, own in ((coppers[0], calculator), (coppers[1], copy.deepcopy(calculator))):
+        atoms.calc = own
+        atoms.get_forces()
+    np.testing.assert_array_equal(calculator.atoms.positions, coppers[0].positions)  # a copy calculates for itself
 
 
 def test_doctor_tries_every_engine(monkeypatch):

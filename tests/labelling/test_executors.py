@@ -75,7 +75,7 @@ def test_script_without_a_main_guard_is_told_so(tmp_path):
 
 def test_a_failed_calculator_is_built_anew(gold, coppers, misbehaving):
     tricky = misbehaving("raise")
-    assert calculate(tricky, gold, ("energy",)).reason == "RuntimeError: no convergence in 60 cycles"
+    assert "(RuntimeError: no convergence in 60 cycles)" in calculate(tricky, gold, ("energy",)).reason
     assert calculate(tricky, coppers[0], ("energy",)).reason is None
 
 

@@ -10,7 +10,8 @@ import hashlib
 import importlib.util
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib import metadata
@@ -215,12 +216,33 @@ class Engine:
         return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
     def calculator(self) -> Calculator:
-        """A new ASE calculator.
+        """A new ASE calculator, whose errors are sentences too: the verbs that use it know no engine.
 
         Raises:
-            VibronicError: for ``files``, which has none.
+            VibronicError: it cannot be built, as for ``files``, which has none; or (the calculator) it cannot calculate.
         """
-        return self.spec.build(self.settings)
+        with _sentences(f"the engine '{self.name}' does not start", "check its settings and its installation"):
+            calculator = self.spec.build(self.settings)
+        # On the instance, because it stays what it is for everybody who asks for its type, results or parameters.
+        calculator.calculate = partial(_calculate, self.name, calculator.calculate)  # type: ignore[method-assign]
+        return calculator
+
+
+def _calculate(name: str, calculate: Callable[..., None], *arguments: Any, **options: Any) -> None:
+    with _sentences(f"the engine '{name}' cannot calculate this structure", "choose another engine or other settings"):
+        calculate(*arguments, **options)
+
+
+@contextmanager
+def _sentences(what: str, advice: str) -> Iterator[None]:
+    """Tell an exception of foreign code, which can be any, in one sentence."""
+    try:
+        yield
+    except (VibronicError, MemoryError):
+        raise
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise VibronicError(f"{what} ({reason[:300]}); {advice}") from error
 
 
 @cache  # read from disk, and asked for with every label
