@@ -45,6 +45,10 @@ class Misbehaving(EMT):
 
 
 def build(settings):
+    if settings["trick"] == "hang as it starts":
+        time.sleep(600)
+    if settings["trick"] == "start slowly":
+        time.sleep(1.5)
     return Misbehaving(settings["trick"], settings["log"])
 
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from vibronic.core.errors import VibronicError
+from vibronic.labelling import executors
 from vibronic.labelling.engines import engine
-from vibronic.labelling.executors import calculate, executor
+from vibronic.labelling.executors import calculate, executor, processes
 from vibronic.labelling.label import label
 
 
@@ -48,6 +49,25 @@ def test_hung_calculation_is_stopped_and_the_others_go_on(tmp_path, coppers, gol
     report = label([gold, *coppers], misbehaving("hang"), tmp_path / "l.sqlite", "local", timeout=3, progress=False)
     assert report.failures == [(0, "stopped after the time-out of 3 s")]
     assert len(report.labelled) == 6
+
+
+@pytest.mark.parametrize("name", ["local", "dask"])
+def test_an_engine_that_hangs_as_it_starts_is_given_up(tmp_path, coppers, misbehaving, monkeypatch, name):
+    if name == "dask":
+        pytest.importorskip("distributed")
+    monkeypatch.setattr(executors, "START", 2.0)
+    with pytest.raises(VibronicError, match="or the engine is not ready after 2 s"):
+        label(coppers, misbehaving("hang as it starts"), tmp_path / "l.sqlite", name, 2, timeout=0.1, progress=False)
+
+
+def test_an_engine_may_take_longer_to_start_than_a_structure(tmp_path, coppers, misbehaving):
+    slow = misbehaving("start slowly")
+    assert label(coppers, slow, tmp_path / "l.sqlite", "local", timeout=1, progress=False).failures == []
+
+
+def test_processes_need_a_worker():
+    with pytest.raises(VibronicError, match="at least one worker, not 0"), processes(0):
+        pass
 
 
 def test_dead_process_is_replaced_and_its_structure_tried_once_more(tmp_path, coppers, gold, misbehaving):

@@ -12,6 +12,7 @@ takes only its own structure with it; either way a new process takes its place; 
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import multiprocessing
 import os
@@ -38,10 +39,8 @@ if TYPE_CHECKING:
 
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
-_NO_PROCESS = (
-    "the worker processes die as they start; in a script, call label() below if __name__ == '__main__', "
-    "and see with the executor 'in-process' whether the engine works"
-)
+START = 60.0
+"""Seconds that an engine may take to start however short the time-out: to read weights on a busy disk takes its time."""
 
 EXECUTORS = ("in-process", "local", "dask")
 
@@ -112,7 +111,8 @@ def executor(name: str, engine: Engine, workers: int = 1, timeout: float | None 
         name: one of :data:`EXECUTORS`, or the address of a Dask scheduler such as ``tcp://host:8786``.
         engine: what computes.
         workers: processes (``local``, ``dask``); a scheduler at an address has its own.
-        timeout: seconds for one structure; None for no limit.
+        timeout: seconds for one structure, and (but not less than :data:`START`) for an engine to start in a process;
+            None for no limit.
 
     :func:`outcome_of` reads the future. Leaving the block on an exception kills what is running.
 
@@ -124,8 +124,7 @@ def executor(name: str, engine: Engine, workers: int = 1, timeout: float | None 
         raise VibronicError(
             f"unknown executor '{name}'; choose {', '.join(EXECUTORS)} or a Dask address tcp://host:port"
         )
-    if workers < 1:
-        raise VibronicError(f"labelling needs at least one worker, not {workers}")
+    _check(workers)
     if timeout is not None and not timeout > 0:
         raise VibronicError(f"the time-out must be a positive number of seconds, not {timeout}")
     if name == "in-process":
@@ -133,7 +132,7 @@ def executor(name: str, engine: Engine, workers: int = 1, timeout: float | None 
             raise VibronicError("'in-process' cannot stop a calculation; use the executor 'local' for a time-out")
         yield lambda atoms, properties: _here(engine, atoms, properties)
     elif name == "local":
-        with processes(workers, _build_early, engine) as pool:
+        with processes(workers, _build_early, engine, _start(timeout)) as pool:
             yield lambda atoms, properties: _schedule(pool, engine, atoms, properties, timeout)
     else:
         address = None if name == "dask" else name
@@ -156,7 +155,7 @@ def outcome_of(future: Future[Outcome | None], timeout: float | None) -> Outcome
     except ProcessExpired:
         return None
     except BrokenProcessPool:
-        raise VibronicError(_NO_PROCESS) from None
+        raise _no_process(timeout) from None
     except CancelledError:
         raise VibronicError("the Dask scheduler is gone; start it again and repeat the same command") from None
     except Exception as error:
@@ -193,7 +192,11 @@ def processes(workers: int, prepare: Callable[..., None] | None = None, *argumen
 
     Args:
         prepare: called with ``arguments`` in every new process before its first task.
+
+    Raises:
+        VibronicError: ``workers`` is less than 1.
     """
+    _check(workers)
     with _one_thread():
         pool = _pool(workers, prepare, arguments)
         try:
@@ -205,6 +208,11 @@ def processes(workers: int, prepare: Callable[..., None] | None = None, *argumen
             pool.close()
         finally:
             pool.join()
+
+
+def _check(workers: int) -> None:
+    if workers < 1:
+        raise VibronicError(f"there must be at least one worker, not {workers}")
 
 
 def _pool(workers: int, prepare: Callable[..., None] | None, arguments: tuple[Any, ...]) -> ProcessPool:
@@ -221,7 +229,20 @@ def _schedule(
     try:
         return pool.schedule(calculate, (engine, atoms, properties), timeout=timeout)
     except RuntimeError:  # the pool broke since the last structure
-        raise VibronicError(_NO_PROCESS) from None
+        raise _no_process(timeout) from None
+
+
+def _start(timeout: float | None) -> float | None:
+    return None if timeout is None else max(timeout, START)
+
+
+def _no_process(timeout: float | None) -> VibronicError:
+    limit = _start(timeout)
+    late = "" if limit is None else f", or the engine is not ready after {limit:g} s (a longer time-out gives it more)"
+    return VibronicError(
+        f"the worker processes die as they start{late}; in a script, call label() below if __name__ == '__main__', "
+        "and see with the executor 'in-process' whether the engine works"
+    )
 
 
 def _initialize(prepare: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
@@ -230,12 +251,18 @@ def _initialize(prepare: Callable[..., None] | None, arguments: tuple[Any, ...])
         prepare(*arguments)
 
 
-def _build_early(engine: Engine) -> None:
-    """Build the calculator before the clock of the first structure runs."""
-    try:
-        _build(engine)
-    except Exception:
-        return  # the first structure meets the same error and reports it
+def _build_early(engine: Engine, limit: float | None) -> None:
+    """Build the calculator before the clock of the first structure runs; this process ends if it takes too long."""
+    with open(os.devnull, "w") as nowhere:
+        if limit is not None:
+            # Not a thread of Python's: a build that hangs in compiled code may never let one run.
+            faulthandler.dump_traceback_later(limit, exit=True, file=nowhere)
+        try:
+            _build(engine)
+        except Exception:
+            return  # the first structure meets the same error and reports it
+        finally:
+            faulthandler.cancel_dump_traceback_later()
 
 
 def _end_with_parent() -> None:
@@ -301,7 +328,7 @@ def _guarded(
         return None
     if key not in _GUARDS:
         os.environ.update(_ONE_THREAD)
-        _GUARDS[key] = _pool(1, _build_early, (engine,))
+        _GUARDS[key] = _pool(1, _build_early, (engine, _start(timeout)))
     _RUNNING[key] = _schedule(_GUARDS[key], engine, atoms, properties, timeout)
     # Settled here, because Dask would log an expected exception as an error of its own.
     return outcome_of(_RUNNING[key], timeout)
