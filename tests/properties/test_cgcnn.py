@@ -57,8 +57,9 @@ def test_the_preset_is_the_scripts() -> None:
     }
     assert (
         PAPER2025["training"].items()
-        >= {"epochs": 600, "batch_size": 128, "learning_rate": 1e-4, "optimizer": "adam"}.items()
+        >= {"epochs": 600, "batch_size": 128, "learning_rate": 1e-4, "optimizer": "adam", "clip": 0.0}.items()
     )
+    assert PAPER2025["fractions"] == (0.7, 0.15, 0.15)
     CrystalGraph(**PAPER2025["model"])
 
 

@@ -17,7 +17,7 @@ class Training:
         weight_decay: of AdamW.
         warmup: share of the steps before the peak.
         ema: decay of the averaged weights that are kept; 0 for none.
-        clip: largest norm of the gradient.
+        clip: largest norm of the gradient; 0 for none.
         patience: validations without progress before stopping; 0 never stops early.
         validate_every: epochs between validations.
         schedule: of the learning rate after the warm-up.

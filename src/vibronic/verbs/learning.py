@@ -14,6 +14,12 @@ from vibronic.verbs.common import Setting, say
 if TYPE_CHECKING:
     from ase import Atoms
 
+    from vibronic.core.model import Model
+    from vibronic.learning.store import Card
+
+FRACTIONS = (0.8, 0.1, 0.1)
+"""Training, validation and test part of a data set."""
+
 
 def train(
     kind: Literal["painn", "cgcnn", "ridge"],
@@ -22,7 +28,7 @@ def train(
     units: dict[str, str] | None = None,
     validation: str | None = None,
     test: str | None = None,
-    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1),
+    fractions: tuple[float, float, float] = FRACTIONS,
     preset: Literal["paper2025"] | None = None,
     model: dict[str, Setting] | None = None,
     training: Training = Training(),  # noqa: B008
@@ -48,7 +54,8 @@ def train(
         validation: labelled file to choose the best epoch on, instead of a part of the data.
         test: labelled file to score on, instead of a part of the data.
         fractions: training, validation and test part of the data, where no such files are given.
-        preset: paper2025, the settings of arXiv 2511.15222's scripts (cgcnn).
+        preset: paper2025 (cgcnn): the settings of arXiv 2511.15222's scripts, wherever model, training and fractions are
+            left as they are.
         model: settings of the model, e.g. --model.width 64 --model.cutoff 5.0.
         training: how to train, e.g. --training.epochs 200.
         device: auto, cpu, gpu, ...
@@ -61,13 +68,15 @@ def train(
     """
     import torch
 
-    from vibronic.core.targets import TARGETS
     from vibronic.data import sources
-    from vibronic.data.dataset import GraphData, declared_units, describe, label_of, labels_of, split
     from vibronic.learning import store
-    from vibronic.learning.prediction import intervals, predict, score
-    from vibronic.properties.descriptors import DescriptorRidge
 
+    if devices < 1:
+        raise VibronicError(f"--devices is the number of processes, at least 1, not {devices}")
+    if not fractions[0] > 0 or min(fractions) < 0:
+        raise VibronicError(f"--fractions are shares for training (more than 0), validation and test, not {fractions}")
+    if preset is not None:
+        model, training, fractions = _preset(preset, kind, model, training, fractions)
     config: dict[str, Any] = {
         "kind": kind,
         "data": data,
@@ -75,12 +84,6 @@ def train(
         "validation": validation,
         "test": test,
         "preset": preset,
-    }
-    if devices < 1:
-        raise VibronicError(f"--devices is the number of processes, at least 1, not {devices}")
-    if not fractions[0] > 0 or min(fractions) < 0:
-        raise VibronicError(f"--fractions are shares for training (more than 0), validation and test, not {fractions}")
-    config |= {
         "fractions": fractions,
         "model": model,
         "training": asdict(training),
@@ -88,27 +91,85 @@ def train(
         "devices": devices,
     }
     frames = sources.structures(data)
+    settings = _settings(kind, data, frames[0], targets, units, model)
+    torch.manual_seed(seed)
+    network = store.build(kind, **settings)
+    fitted, chosen, scored = _parts(network, data, frames, validation, test, fractions, seed)
+    say(f"structures: {len(fitted)} to fit, {len(chosen)} to validate, {len(scored)} to score")
+    check_writable(out)
+    with run_record(out, "train", config, seed) as record:
+        record["structures"] = {"fitted": len(fitted), "validated": len(chosen), "scored": len(scored)}
+        record |= _fit(network, fitted, chosen, out, training, seed, device, devices)
+        card = _card(network, fitted, chosen, scored)
+        store.save(network, out, card)
+        record["scores"] = card.scores
+    for name, value in card.scores.items():
+        if name.startswith(("mae", "r2")):
+            say(f"{name.replace('_', ' of ', 1)}: {value:.4g} {card.units[name]} ({len(scored)} unseen structures)")
+    say(f"model: {out}")
+    return out
+
+
+def _preset(
+    preset: str,
+    kind: str,
+    model: dict[str, Setting] | None,
+    training: Training,
+    fractions: tuple[float, float, float],
+) -> tuple[dict[str, Setting], Training, tuple[float, float, float]]:
+    """Settings of the model, training and fractions: the preset's, except where the user changed a default."""
+    from vibronic.properties.cgcnn import PAPER2025
+
+    if kind != "cgcnn":
+        raise VibronicError(f"the preset {preset} belongs to cgcnn, not {kind}")
+    default = asdict(Training())
+    changed = {name: value for name, value in asdict(training).items() if value != default[name]}
+    return (
+        {**PAPER2025["model"], **(model or {})},
+        Training(**{**PAPER2025["training"], **changed}),
+        PAPER2025["fractions"] if tuple(fractions) == FRACTIONS else fractions,
+    )
+
+
+def _settings(
+    kind: str,
+    data: str,
+    first: Atoms,
+    targets: list[str] | None,
+    units: dict[str, str] | None,
+    model: dict[str, Setting] | None,
+) -> dict[str, Any]:
+    """What builds the model: its targets (where none are given, those its data carries), their units, its settings."""
+    from vibronic.core.targets import TARGETS
+    from vibronic.data import sources
+    from vibronic.data.dataset import declared_units, label_of
+
     if targets is None:
-        targets = [t for t in ("energy", "forces", "stress") if label_of(frames[0], t) is not None]
+        targets = [t for t in ("energy", "forces", "stress") if label_of(first, t) is not None]
         if kind != "painn":
             targets = [t.replace("stress", "pressure") for t in targets if t != "forces"]
         if not targets:
             raise VibronicError(f"{data} carries no energies; say what to learn with --targets")
     declared = declared_units(sources.resolve(data))
     units = {**{t: declared[t] for t in targets if t in declared and t not in TARGETS}, **(units or {})}
-    settings: dict[str, Any] = {"targets": targets, "units": units or None, **(model or {})}
-    if preset is not None:
-        from vibronic.properties.cgcnn import PAPER2025
-
-        if kind != "cgcnn":
-            raise VibronicError(f"the preset {preset} belongs to cgcnn, not {kind}")
-        settings = {**PAPER2025["model"], **settings}
-        training = Training(**PAPER2025["training"])
     unknown = [t for t in targets if t not in TARGETS and t not in units]
     if unknown:
         raise VibronicError(f"what is the unit of '{unknown[0]}'? give it with --units.{unknown[0]} UNIT")
-    torch.manual_seed(seed)
-    network = store.build(kind, **settings)
+    return {"targets": targets, "units": units or None, **(model or {})}
+
+
+def _parts(
+    network: Model,
+    data: str,
+    frames: list[Atoms],
+    validation: str | None,
+    test: str | None,
+    fractions: tuple[float, float, float],
+    seed: int,
+) -> tuple[list[Atoms], list[Atoms], list[Atoms]]:
+    """Structures to fit, to choose the epoch and set the intervals on, and to score: parts of the data, or files."""
+    from vibronic.data import sources
+    from vibronic.data.dataset import labels_of, split
 
     def labelled(structures: list[Atoms], file: str) -> list[Atoms]:
         """Refuse a fault in any label, naming its place in the user's file, before anything is computed."""
@@ -119,34 +180,54 @@ def train(
     labelled(frames, data)
     shares = [fractions[0], 0.0 if validation else fractions[1], 0.0 if test else fractions[2]]
     parts = iter(split(frames, [s for s in shares if s > 0], seed))
-    taken = [[frames[k] for k in next(parts)] if s > 0 else [] for s in shares]
-    fitted = taken[0]
-    chosen = labelled(sources.structures(validation), validation) if validation else taken[1]
-    scored = labelled(sources.structures(test), test) if test else taken[2]
-    check_writable(out)
-    with run_record(out, "train", config, seed) as record:
-        if isinstance(network, DescriptorRidge):
-            fitted, chosen = [*fitted, *chosen], []  # its penalty is chosen within the training set
-            network.fit(GraphData(fitted, network.targets, network.cutoff).batch().to(dtype=torch.float64))
-        else:
-            from vibronic.learning.training import fit
+    fitted, chosen, scored = ([frames[k] for k in next(parts)] if s > 0 else [] for s in shares)
+    if validation:
+        chosen = labelled(sources.structures(validation), validation)
+    if test:
+        scored = labelled(sources.structures(test), test)
+    if network.kind == "ridge":  # its penalty is chosen within the training set
+        fitted, chosen = [*fitted, *chosen], []
+    return fitted, chosen, scored
 
-            graphs = [GraphData(part, network.targets, network.cutoff) for part in (fitted, chosen)]
-            record["last"] = fit(
-                network, graphs[0], graphs[1] if chosen else None, out, training, seed, device, devices
-            )
-        card = store.Card(describe(fitted), licence="as the data")
-        if scored:
-            card.scores, card.units = score(network.targets, predict(network, scored), scored)
-        if chosen:
-            card.intervals = intervals(network.targets, predict(network, chosen), chosen)
-        store.save(network, out, card)
-        record["scores"] = card.scores
-    for name, value in card.scores.items():
-        if name.startswith(("mae", "r2")):
-            say(f"{name.replace('_', ' of ', 1)}: {value:.4g} {card.units[name]} ({len(scored)} unseen structures)")
-    say(f"model: {out}")
-    return out
+
+def _fit(
+    network: Model,
+    fitted: list[Atoms],
+    chosen: list[Atoms],
+    out: Path,
+    training: Training,
+    seed: int,
+    device: str,
+    devices: int,
+) -> dict[str, Any]:
+    """Fit the model in place, in closed form or by steps; returns what is worth recording."""
+    import torch
+
+    from vibronic.data.dataset import GraphData
+    from vibronic.properties.descriptors import DescriptorRidge
+
+    data = GraphData(fitted, network.targets, network.cutoff)
+    if isinstance(network, DescriptorRidge):
+        network.fit(data.batch().to(dtype=torch.float64))
+        return {}
+    from vibronic.learning.training import fit
+
+    validation = GraphData(chosen, network.targets, network.cutoff) if chosen else None
+    return {"last": fit(network, data, validation, out, training, seed, device, devices)}
+
+
+def _card(network: Model, fitted: list[Atoms], chosen: list[Atoms], scored: list[Atoms]) -> Card:
+    """What the model was trained on, and how well it predicts what it was not."""
+    from vibronic.data.dataset import describe
+    from vibronic.learning.prediction import intervals, predict, score
+    from vibronic.learning.store import Card
+
+    card = Card(describe(fitted), licence="as the data")
+    if scored:
+        card.scores, card.units = score(network.targets, predict(network, scored), scored)
+    if chosen:
+        card.intervals = intervals(network.targets, predict(network, chosen), chosen)
+    return card
 
 
 def predict(
