@@ -165,7 +165,7 @@ class TestImaginary:
         signed[0] = np.sign(softest) * (softest / THZ) ** 2
         root = modes.vectors * np.sqrt(np.repeat(copper_constants.supercell.get_masses(), 3))[:, None]
         array = ((root * signed) @ root.T).reshape(32, 3, 32, 3).transpose(0, 2, 1, 3)
-        phonons = Phonons(replace(copper_constants, array=array), 300, "classical", "cap", modes=[0])
+        phonons = Phonons(replace(copper_constants, array=array), 300, "classical", "cap", modes=[0], cap_frequency=0.5)
         total = phonons.thermal_displacements().trace(axis1=1, axis2=2) @ copper_constants.supercell.get_masses()
         assert total == pytest.approx(mode_variances(np.array([0.5]), 300, "classical")[0])
         assert phonons.findings[-1].startswith("The cap changed 1 of 93 modes")

@@ -105,3 +105,21 @@ def test_options_reach_what_they_are_for(run):
     for wrong in ({"displacement": 0.0}, {"method": "md", "friction": 0.0}, {"imaginary": "cap", "cap_frequency": 0.0}):
         with pytest.raises(VibronicError, match="must be positive"):
             run(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"method": "rattle", "amplitude": 0.1, "modes": [1, 2]}, "--modes is for --method phonons"),
+        ({"method": "rattle", "amplitude": 0.1, "timestep": 1.0}, "--timestep is for --method md"),
+        ({"amplitude": 0.1}, "--amplitude is for --method rattle"),
+        ({"method": "md", "min_distance": 2.0}, "--min_distance is for --method phonons or rattle"),
+        ({"method": "rattle", "amplitude": 0.1, "vacancies": "Cu:1.7"}, "whole atoms"),
+        ({"method": "rattle", "amplitude": 0.1, "min_distance": 100.0}, "those of the reference begin at"),
+    ],
+)
+def test_what_would_be_ignored_or_is_impossible_is_refused(options, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write("Cu.cif", bulk("Cu", cubic=True))
+    with pytest.raises(VibronicError, match=said):
+        sample("Cu.cif", engine="emt", n=2, **options)

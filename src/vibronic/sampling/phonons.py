@@ -54,6 +54,9 @@ __all__ = [
 
 Imaginary = Literal["refuse", "freeze", "effective", "sscha", "cap"]
 
+CAP_FREQUENCY = 0.3
+"""THz; under "cap" no mode counts as softer. Fits to tens of snapshots do not know frequencies better than this."""
+
 SOFTEST = 1.0
 """THz; no mode starts softer than this on the way to self-consistent or effective phonons."""
 
@@ -93,7 +96,7 @@ class Phonons:
     plus_minus: bool = False
     modes: Sequence[int] | None = None
     min_distance: float | None = None
-    cap_frequency: float = 0.5
+    cap_frequency: float = CAP_FREQUENCY
     findings: list[str] = field(init=False, repr=False)
     _root: np.ndarray = field(init=False, repr=False)
 
@@ -330,7 +333,7 @@ def prepare_phonons(
     calculator: Calculator | None = None,
     plus_minus: bool = False,
     min_distance: float | None = None,
-    cap_frequency: float = 0.5,
+    cap_frequency: float = CAP_FREQUENCY,
     snapshots: int = 40,
     seed: int = 0,
     progress: bool = True,

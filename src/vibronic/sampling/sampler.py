@@ -76,21 +76,26 @@ def draw_accepted(
         Displacements (n, g, N, 3) and the rejected share of the draws.
 
     Raises:
-        VibronicError: fewer than one draw in fifty is accepted.
+        VibronicError: fewer than one draw in fifty is accepted, or none could be.
     """
     if min_distance is None:
         return draw(n), 0.0
+    if min_distance > 1.2 * (shortest := shortest_pair(atoms)[0]):
+        raise VibronicError(
+            f"no configuration keeps all distances above {min_distance:g} Angstrom: those of the reference begin at "
+            f"{shortest:.2f}; lower the minimum distance"
+        )
     accepted: list[np.ndarray] = []
     drawn = 0
     trial = atoms.copy()
     while len(accepted) < n:
         for group in draw(max(n - len(accepted), 10)):
             drawn += 1
-            shortest = False
+            close = False
             for displacement in group:
                 trial.positions = atoms.positions + displacement
-                shortest = shortest or len(neighbor_list(trial, min_distance)[0]) > 0
-            if not shortest:
+                close = close or len(neighbor_list(trial, min_distance)[0]) > 0
+            if not close:
                 accepted.append(group)
             if len(accepted) == n:
                 break

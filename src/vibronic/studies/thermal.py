@@ -23,14 +23,13 @@ import numpy as np
 from ase import Atoms
 
 from vibronic.core.errors import VibronicError
-from vibronic.core.neighbors import neighbor_list
 from vibronic.core.provenance import write_json
 from vibronic.data.dataset import read_labelled, read_structures, write_structures
 from vibronic.data.sources import crystal as read_crystal
 from vibronic.labelling.engines import engine
 from vibronic.labelling.executors import processes
 from vibronic.sampling.harmonic import ForceConstants
-from vibronic.sampling.sampler import displacements_of
+from vibronic.sampling.sampler import CLOSEST, displacements_of, shortest_pair
 from vibronic.studies.thermal_models import SETS, bar, explain_gap, gap_jobs, learn, potential_jobs
 
 
@@ -191,8 +190,9 @@ def _trajectory(plan: Plan, name: str, folder: Path, purpose: Literal["fit", "te
         n, interval = plan.fit_snapshots, max(1, plan.interval // 2)
     else:
         return
+    closest = CLOSEST * shortest_pair(harmonic.supercell)[0]
     # A crystal that sits on a saddle takes long to leave it by itself: start displaced along the unstable modes.
-    start = Phonons(harmonic, plan.temperature, plan.statistics, "cap", min_distance=_closest(harmonic.supercell))
+    start = Phonons(harmonic, plan.temperature, plan.statistics, "cap", min_distance=closest)
     seed = plan.seed(purpose)
     dynamics = Dynamics(
         engine(plan.engine).calculator(),
@@ -224,11 +224,10 @@ def _draw(plan: Plan, name: str, folder: Path) -> list[str]:
             f"effective force constants at {plan.temperature:g} K: {f}"
             for f in chosen.findings[len(harmonic.findings) :]
         ]
-    closest = _closest(reference)
-    # A short trajectory may leave a few soft modes without a restoring force; they are bounded, and that is said.
+    closest = CLOSEST * shortest_pair(reference)[0]
+    # A short trajectory may leave a few modes soft or without a restoring force; they are bounded, and that is said.
     phonons = Phonons(chosen, plan.temperature, plan.statistics, "cap", min_distance=closest)
-    if chosen.modes().unstable.any():
-        findings.append(phonons.findings[-1])
+    findings += phonons.findings[1:]
     drawn = plan.pool + max(4, plan.pool // 5)  # some may fail to be labelled
     sets = {"phonons": phonons.sample(reference, drawn, plan.seed("phonons"))}
     sets["random"], finding = _matched_random(sets["phonons"], reference, closest, plan.seed("random"))
@@ -262,13 +261,6 @@ def _draw(plan: Plan, name: str, folder: Path) -> list[str]:
     content = {"findings": findings, "rms": rms, "displacements": displacements, "bands": bands, "dos": dos}
     write_json(path, content)
     return findings
-
-
-def _closest(reference: Atoms) -> float:
-    """Angstrom: no sampled pair is nearer than 0.65 of the shortest bond, where engines fail and nature does not go."""
-    i, j, shift = neighbor_list(reference, 6.0)
-    vectors = reference.positions[j] - reference.positions[i] + shift @ reference.cell.array
-    return 0.65 * float(np.linalg.norm(vectors, axis=1).min())
 
 
 def _matched_random(phonons: Sequence[Atoms], reference: Atoms, closest: float, seed: int) -> tuple[list[Atoms], str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,6 +21,23 @@ FORCE_RANGE = 4.5
 """Angstrom; the shells that bind a crystal, with its largest force constants, lie within it. A supercell that is not twice
 as wide folds them onto each other."""
 
+_ONLY_FOR = {
+    "phonons": [
+        "statistics",
+        "imaginary",
+        "cap_frequency",
+        "snapshots",
+        "displacement",
+        "force_constants",
+        "plus_minus",
+        "modes",
+        "min_distance",
+    ],
+    "rattle": ["distribution", "amplitude", "match", "per", "min_distance"],
+    "md": ["timestep", "friction", "equilibration", "interval"],
+}
+"""Options that mean something for some methods only."""
+
 
 def sample(
     crystal: str,
@@ -29,7 +47,7 @@ def sample(
     n: int = 100,
     statistics: Literal["quantum", "classical"] = "quantum",
     imaginary: Literal["refuse", "freeze", "effective", "sscha", "cap"] = "refuse",
-    cap_frequency: float = 0.5,
+    cap_frequency: float = 0.3,
     snapshots: int = 40,
     engine: str = "sevennet",
     settings: dict[str, Setting] | None = None,
@@ -113,6 +131,7 @@ def sample(
         raise VibronicError(
             "force constants from files belong to one ideal crystal: use them with --method phonons alone"
         )
+    _check_options(config)
     shares = _shares(n, arrangements, bool(substitute or vacancies), plus_minus)
     needs_engine = (force_constants is None and (method != "rattle" or relax)) or imaginary in ("effective", "sscha")
     calculator: Any = engines.engine(engine, **(settings or {})).calculator() if needs_engine else None
@@ -172,6 +191,15 @@ def sample(
     return out
 
 
+def _check_options(config: dict[str, Any]) -> None:
+    """Refuse what the chosen method would ignore."""
+    method = config["method"]
+    for name, parameter in inspect.signature(sample).parameters.items():
+        owners = [m for m, names in _ONLY_FOR.items() if name in names]
+        if owners and method not in owners and config[name] != parameter.default:
+            raise VibronicError(f"--{name} is for --method {' or '.join(owners)}; leave it out with --method {method}")
+
+
 def _shares(n: int, arrangements: int, disordered: bool, plus_minus: bool) -> list[int]:
     """How many of ``n`` configurations each arrangement gets: as evenly as whole pairs +u, -u allow."""
     if arrangements == 1:
@@ -204,7 +232,10 @@ def _supercell(
         reference = disorder.substitute(reference, old, new, _number(fraction, "--substitute"), seed)
     if vacancies:
         species, count = _parts(vacancies, "--vacancies", "S:1", 2)
-        reference = disorder.vacancies(reference, species, int(_number(count, "--vacancies")), seed)
+        number = _number(count, "--vacancies")
+        if number != int(number):
+            raise VibronicError(f"--vacancies removes whole atoms, not {count}")
+        reference = disorder.vacancies(reference, species, int(number), seed)
     return reference
 
 
