@@ -36,7 +36,7 @@ def misbehaving(tmp_path, monkeypatch):
     path = tmp_path / "calculations.log"
 
     def make(trick):
-        return engine("misbehaving", trick=trick, log=str(path))
+        return engine("misbehaving", trick=trick, folder=str(tmp_path))
 
     make.log = lambda: path.read_text().splitlines() if path.exists() else []
     return make

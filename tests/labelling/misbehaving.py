@@ -16,10 +16,10 @@ from vibronic.labelling.ledger import Ledger
 
 
 class Misbehaving(EMT):
-    def __init__(self, trick, log):
+    def __init__(self, trick, folder):
         super().__init__()
         self.trick = trick
-        self.log = Path(log)
+        self.log = Path(folder) / "calculations.log"
 
     def calculate(self, atoms=None, properties=None, system_changes=all_changes):
         super().calculate(atoms, properties, system_changes)
@@ -49,7 +49,7 @@ def build(settings):
         time.sleep(600)
     if settings["trick"] == "start slowly":
         time.sleep(1.5)
-    return Misbehaving(settings["trick"], settings["log"])
+    return Misbehaving(settings["trick"], settings["folder"])
 
 
 def example():
@@ -62,7 +62,7 @@ SPEC = EngineSpec(
     ("energy", "forces", "stress"),
     "ase",
     ("pip install ase",),
-    {"trick": "none", "log": "log"},
+    {"trick": "none", "folder": "."},
     build,
     example,
 )

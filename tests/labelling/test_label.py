@@ -68,7 +68,15 @@ def test_second_run_computes_nothing(tmp_path, coppers, misbehaving):
 def test_equal_structures_are_computed_once(tmp_path, coppers, misbehaving):
     report = label([coppers[0]] * 5, misbehaving("none"), tmp_path / "l.sqlite", "local", 2, progress=False)
     assert len(misbehaving.log()) == report.computed == 1
+    assert report.reused == 0
     assert len(report.labelled) == 5
+
+
+def test_only_what_was_in_the_ledger_before_counts_as_reused(tmp_path, coppers):
+    twice = [coppers[0], coppers[1], coppers[0]]
+    first, again = (here(twice, "emt", tmp_path / "l.sqlite") for _ in range(2))
+    assert (first.computed, first.reused) == (2, 0)
+    assert (again.computed, again.reused) == (0, 3)
 
 
 def test_properties_on_request(tmp_path, coppers):
@@ -99,7 +107,7 @@ def test_all_failed(tmp_path):
     sodium = [bulk("Na"), bulk("Na", cubic=True), bulk("K")]
     with pytest.raises(VibronicError, match=r"no structure could be labelled; most common reason \(2 of 3\): .*Na"):
         here(sodium, "emt", tmp_path / "l.sqlite")
-    with pytest.raises(VibronicError, match="in an earlier run; ask for a retry"):
+    with pytest.raises(VibronicError, match="in an earlier run; --retry-failed computes them again"):
         here(sodium, "emt", tmp_path / "l.sqlite")
 
 
@@ -128,11 +136,13 @@ def test_failures_are_kept_and_retried_only_on_request(tmp_path, coppers, gold, 
     ("spoil", "message"),
     [
         (lambda a: a.positions.__setitem__((1, 2), np.nan), r"structure 1 \(Cu4\) has positions .* not finite"),
-        (lambda a: a.positions.__setitem__(1, a.positions[0] + 0.1), "less than 0.4 Angstrom apart"),
-        (lambda a: a.positions.__setitem__(1, a.positions[0] + a.cell[0]), "less than 0.4 Angstrom apart"),
-        (lambda a: a.cell.__setitem__(2, a.cell[0]), "no volume"),
-        (lambda a: a.numbers.__setitem__(0, 0), "no element"),
+        (lambda a: a.positions.__setitem__(1, a.positions[0] + 0.1), "closer than 0.4 Angstrom"),
+        (lambda a: a.positions.__setitem__(1, a.positions[0] + a.cell[0]), "closer than 0.4 Angstrom"),
+        (lambda a: a.cell.__setitem__(2, a.cell[0]), "without volume"),
+        (lambda a: a.numbers.__setitem__(0, 0), "unknown element"),
         (lambda a: a.info.update(charge="plus"), "charge='plus'"),
+        (lambda a: a.info.update(spin=np.nan), "spin=nan"),
+        (lambda a: a.info.update(occupancy={"0": {"Cu": 0.5}}), "partial occupancies"),
         (lambda a: a.__delitem__(slice(None)), "structure 1 has no atoms"),
     ],
 )
@@ -159,7 +169,8 @@ def test_labels_from_files(tmp_path, coppers):
     assert report.labelled[0].info["band_gap"] == 0.5
     assert report.failures[1] == (5, "the structure carries no energy")
     assert "not finite" in report.failures[0][1]
-    assert report.computed == 0
+    assert (report.computed, report.reused) == (0, 0)
+    assert not (tmp_path / "l.sqlite").exists()
 
 
 def test_labels_from_a_vasp_file(tmp_path, coppers):
@@ -234,7 +245,7 @@ from vibronic.labelling.engines import ENGINES, engine
 from vibronic.labelling.label import label
 if __name__ == "__main__":
     ENGINES[SPEC.name] = SPEC
-    slow = engine("misbehaving", trick="slow", log={log!r})
+    slow = engine("misbehaving", trick="slow", folder={here!r})
     label(read({structures!r}, ":"), slow, {ledger!r}, "local", 2, progress=False)
 """
 
@@ -250,7 +261,7 @@ def test_kill_9_loses_only_what_is_in_flight(tmp_path, misbehaving):
     script.write_text(
         SCRIPT.format(
             folder=str(Path(__file__).parent),
-            log=str(tmp_path / "calculations.log"),
+            here=str(tmp_path),
             structures=str(tmp_path / "hot.extxyz"),
             ledger=str(ledger),
         )

@@ -1,4 +1,4 @@
-"""label: from structures to labelled structures, crash-safe, with nothing computed twice."""
+"""label: from structures to labelled structures, crash-safe; what is in the ledger is not computed again."""
 
 from __future__ import annotations
 
@@ -18,16 +18,14 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TaskID
 
 from vibronic.core.errors import VibronicError
-from vibronic.core.neighbors import neighbor_list
 from vibronic.core.targets import TARGETS
+from vibronic.data.dataset import check_structure
 from vibronic.labelling.engines import Engine
 from vibronic.labelling.engines import engine as named_engine
 from vibronic.labelling.executors import Outcome, Submit, calculate, outcome_of
 from vibronic.labelling.executors import executor as named_executor
 from vibronic.labelling.ledger import Entry, Ledger, structure_key
 
-MIN_DISTANCE = 0.4
-"""Angstrom; the shortest bond there is, H-H at 0.74, still fits when thermal motion nearly halves it."""
 RETRIES = 1
 """How often a structure whose process died is tried again."""
 
@@ -40,7 +38,8 @@ class LabelReport:
         labelled: the structures that have a label, in input order.
         failures: (index in the input, reason) of the others.
         computed: calculations that ran now, failed ones included.
-        reused: structures whose label (or failure) was there already.
+        reused: structures whose label (or failure) was in the ledger already; those that are neither computed nor
+            reused equal another of the input, or (engine ``files``) carried their labels.
         seconds: wall time.
     """
 
@@ -97,23 +96,25 @@ def label(
     with ExitStack() as stack:
         if engine.name == "files":
             outcomes = [_finite(calculate(engine, atoms, names)) for atoms, names in zip(structures, wanted)]
-            computed = 0
+            computed = reused = 0
         else:
             book = ledger if isinstance(ledger, Ledger) else stack.enter_context(Ledger(ledger))
             submit = stack.enter_context(named_executor(executor, engine, workers, timeout))
             # Here each result must reach the disk before the next calculation starts; elsewhere a short queue keeps
             # the workers busy, and 100,000 structures do not become 100,000 futures.
             window = 1 if executor == "in-process" else 4 * workers
-            outcomes, computed = _run(structures, wanted, engine, book, submit, window, timeout, retry_failed, progress)
+            outcomes, computed, reused = _run(
+                structures, wanted, engine, book, submit, window, timeout, retry_failed, progress
+            )
     labelled = [_labelled(a, engine, o) for a, o in zip(structures, outcomes) if o.reason is None]
     failures = [(index, o.reason) for index, o in enumerate(outcomes) if o.reason is not None]
     if not labelled:
         reason, count = Counter(reason for _, reason in failures).most_common(1)[0]
-        earlier = "" if computed or engine.name == "files" else " (in an earlier run; ask for a retry to compute again)"
+        earlier = " (in an earlier run; --retry-failed computes them again)" if reused else ""
         raise VibronicError(
             f"no structure could be labelled{earlier}; most common reason ({count} of {len(structures)}): {reason}"
         )
-    return LabelReport(labelled, failures, computed, len(structures) - computed, time.perf_counter() - start)
+    return LabelReport(labelled, failures, computed, reused, time.perf_counter() - start)
 
 
 def _run(
@@ -126,13 +127,14 @@ def _run(
     timeout: float | None,
     retry_failed: bool,
     progress: bool,
-) -> tuple[list[Outcome], int]:
-    """Outcomes in input order, from the ledger where it has them, and how many had to be computed."""
+) -> tuple[list[Outcome], int, int]:
+    """Outcomes in input order, how many were computed, and how many were in the ledger before."""
     outcomes: dict[int, Outcome] = {}
     pending: dict[Future[Outcome | None], str] = {}
     waiting: dict[str, list[int]] = {}  # equal structures wait for one calculation
     deaths: Counter[str] = Counter()
     finished: set[str] = set()
+    reused = 0
 
     def start(key: str) -> None:
         index = waiting[key][0]
@@ -168,6 +170,7 @@ def _run(
             if known is not None and _usable(known, wanted[index], retry_failed and key not in finished):
                 results = {name: known.results[name] for name in wanted[index] if known.reason is None}
                 outcomes[index] = Outcome(results, known.reason, known.seconds)
+                reused += key not in finished
                 bar.advance(task)
                 continue
             waiting[key] = [index]
@@ -179,7 +182,7 @@ def _run(
         while pending:
             wait(pending, return_when=FIRST_COMPLETED)
             collect(bar, task)
-    return [outcomes[index] for index in range(len(structures))], len(finished)
+    return [outcomes[index] for index in range(len(structures))], len(finished), reused
 
 
 def _usable(known: Entry, names: tuple[str, ...], retry_failed: bool) -> bool:
@@ -188,25 +191,13 @@ def _usable(known: Entry, names: tuple[str, ...], retry_failed: bool) -> bool:
 
 def _check(atoms: Atoms, index: int) -> None:
     """Refuse what no engine should see, before hours go into the structures ahead of it."""
-    what = f"structure {index} ({atoms.get_chemical_formula() or 'empty'})"
-    if len(atoms) == 0:
-        raise VibronicError(f"structure {index} has no atoms")
-    if not (np.isfinite(atoms.positions).all() and np.isfinite(atoms.cell.array).all()):
-        raise VibronicError(f"{what} has positions or lattice vectors that are not finite numbers")
-    if atoms.numbers.min() < 1:
-        raise VibronicError(f"{what} has an atom that is no element; replace the 'X'")
-    if atoms.pbc.any() and abs(np.linalg.det(atoms.cell.complete().array)) < 1e-6:
-        raise VibronicError(f"{what} is periodic but its cell has no volume; check the lattice vectors")
+    formula = f" ({atoms.get_chemical_formula()})" if len(atoms) else ""
+    what = f"structure {index}{formula}"
+    check_structure(atoms, what)
     for name in ("charge", "spin"):
         value = atoms.info.get(name, 0)
-        if not isinstance(value, int | float | np.number) or value != round(float(value)):
+        if not isinstance(value, int | float | np.number) or not float(value).is_integer():
             raise VibronicError(f"{what} has {name}={value!r} in its info; it must be a whole number")
-    i, j, _ = neighbor_list(atoms, MIN_DISTANCE)
-    if len(i):
-        raise VibronicError(
-            f"{what} has atoms {i[0]} and {j[0]} less than {MIN_DISTANCE} Angstrom apart; "
-            "remove it, or sample with a minimum distance"
-        )
 
 
 def _wanted(atoms: Atoms, engine: Engine, properties: Sequence[str] | None) -> tuple[str, ...]:
