@@ -10,6 +10,7 @@ from ase.units import Bohr, Hartree
 
 from vibronic.core.errors import VibronicError
 from vibronic.core.targets import TARGETS
+from vibronic.labelling import engines
 from vibronic.labelling.engines import ENGINES, doctor, engine
 
 
@@ -65,6 +66,19 @@ def test_hash_depends_on_values_and_not_on_how_they_are_written(gpaw_settings):
     assert engine("gpaw").settings_hash != engine("gpaw", ecut=401).settings_hash
     assert engine("emt").settings_hash != engine("files").settings_hash
     assert engine("gpaw").settings_hash.startswith("gpaw-")
+
+
+def test_hash_depends_on_the_version_and_on_what_a_model_file_holds(tmp_path, monkeypatch):
+    path = tmp_path / "mine.pth"
+    path.write_bytes(b"first weights")
+    first = engine("sevennet", model=str(path))
+    path.rename(tmp_path / "moved.pth")
+    assert engine("sevennet", model=str(tmp_path / "moved.pth")).settings_hash == first.settings_hash
+    path.write_bytes(b"trained again")
+    assert engine("sevennet", model=str(path)).settings_hash != first.settings_hash
+    before = first.settings_hash
+    monkeypatch.setattr(engines, "_version", lambda package: "99.0")
+    assert first.settings_hash != before
 
 
 def test_files_has_no_calculator():

@@ -136,6 +136,19 @@ def test_foreign_and_damaged_files(tmp_path, coppers):
         ledger.counts()
 
 
+def test_a_ledger_of_the_first_format_goes_on(tmp_path, coppers):
+    emt = engine("emt")
+    with Ledger(tmp_path / "l.sqlite") as ledger:
+        ledger.record(coppers[0], emt, {"energy": 1.0})
+        ledger.connection.execute("UPDATE labels SET key = 'of format 1'")
+        ledger.connection.execute("PRAGMA user_version = 1")
+    with Ledger(tmp_path / "l.sqlite") as ledger:
+        assert ledger.connection.execute("PRAGMA user_version").fetchone()[0] == 2  # an older vibronic keeps off
+        assert ledger.get(coppers[0], emt) is None
+        ledger.record(coppers[0], emt, {"energy": 2.0})
+        assert ledger.get(coppers[0], emt).results == {"energy": 2.0}
+
+
 def test_two_processes_share_a_new_ledger(tmp_path):
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(2)

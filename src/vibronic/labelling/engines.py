@@ -1,6 +1,6 @@
 """Engines: what can label a structure, under which name, with which settings, and how to install it.
 
-An engine is an ASE calculator with a name and resolved settings; the hash of both says which labels belong together.
+An engine is an ASE calculator with a name, a version and resolved settings; their hash says which labels belong together.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ import difflib
 import hashlib
 import importlib.util
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from importlib import metadata
 from typing import Any
@@ -187,10 +188,17 @@ ENGINES: dict[str, EngineSpec] = {
 
 @dataclass(frozen=True)
 class Engine:
-    """An engine with its resolved settings; made by :func:`engine`, safe to send to another process."""
+    """An engine with its resolved settings; made by :func:`engine`, safe to send to another process.
+
+    Attributes:
+        spec: its line in the table.
+        settings: every setting with its value.
+        contents: sha256 of the file that a setting names, such as a model of one's own, by setting.
+    """
 
     spec: EngineSpec
     settings: Settings
+    contents: dict[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -208,11 +216,12 @@ class Engine:
 
     @property
     def settings_hash(self) -> str:
-        """Name and sha256 of name and settings, shortened.
+        """Name, and sha256 of name, version and settings, shortened; of a file that a setting names, its content counts.
 
         The name goes first because extxyz would read hexadecimal digits such as ``12e4`` as a number.
         """
-        text = json.dumps({"engine": self.name, "settings": self.settings}, sort_keys=True)
+        settings = {**self.settings, **self.contents}
+        text = json.dumps({"engine": self.name, "version": self.version, "settings": settings}, sort_keys=True)
         return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
     def calculator(self) -> Calculator:
@@ -267,7 +276,14 @@ def engine(name: str, **settings: Any) -> Engine:
         resolved[key] = _like(spec.defaults[key], value, f"the setting '{key}' of the engine '{name}'")
     if importlib.util.find_spec(spec.package) is None:
         raise VibronicError(f"the engine '{name}' is not installed; install it with: {' && '.join(spec.install)}")
-    return Engine(spec, resolved)
+    # Read once: a file that changes while its labels are computed would give the structures of one run different keys.
+    contents = {k: _sha256(v) for k, v in resolved.items() if isinstance(v, str) and os.path.isfile(v)}
+    return Engine(spec, resolved, contents)
+
+
+def _sha256(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _suggest(word: str, known: dict[str, Any]) -> str:

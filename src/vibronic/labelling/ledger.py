@@ -1,6 +1,6 @@
 """The ledger: every label and every failure, in one SQLite file that survives ``kill -9`` and a power cut.
 
-One row per structure, engine and settings. Arrays are JSON lists (exact for 64-bit floats), so any program can read it.
+One row per structure and engine with its version and settings. Arrays are JSON lists (exact for 64-bit floats), so any program can read it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from vibronic.core.targets import TARGETS
 from vibronic.labelling.engines import Engine
 
 _APPLICATION = 0x56696272  # "Vibr": tells a ledger from any other SQLite file
-_VERSION = 1
+_VERSION = 2  # 1 had neither the engine's version nor the content of its files in the key
 _PATIENCE = 60  # seconds to wait for another process that writes
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS labels (
@@ -62,7 +62,7 @@ class Entry:
 
 def structure_key(atoms: Atoms, engine: Engine) -> str:
     """sha256 of what the label depends on: elements, positions and cell (to 1e-8 Angstrom), periodicity, initial
-    magnetic moments and charges, ``info["charge"]``, ``info["spin"]``, engine and settings."""
+    magnetic moments and charges, ``info["charge"]``, ``info["spin"]``, and :attr:`Engine.settings_hash`."""
     digest = hashlib.sha256()
     digest.update(atoms.numbers.astype("<i8").tobytes())
     digest.update(atoms.pbc.astype("<i8").tobytes())
@@ -117,6 +117,8 @@ class Ledger:
             self.connection.execute(f"PRAGMA user_version = {_VERSION}")
             self.connection.execute(_SCHEMA)
             self.connection.execute("COMMIT")
+        elif pragma("user_version") < _VERSION:  # the same table; what it holds is under keys that nobody asks for now
+            self.connection.execute(f"PRAGMA user_version = {_VERSION}")
 
     def _write_ahead(self) -> None:
         """Switch to the write-ahead log. SQLite does not wait by itself while another process does the same."""
