@@ -79,8 +79,12 @@ def test_every_verb_is_one_function_of_the_package() -> None:
         (["sample", "NaCl", "--supercell=[2,3,4]"], "supercell", [2, 3, 4]),
         (["sample", "--supercell", "2", "3", "4", "--seed", "1", "NaCl"], "crystal", "NaCl"),
         (["sample", "NaCl", "-n", "7"], "n", 7),
+        (["sample", "NaCl", "-n7"], "n", 7),
+        (["sample", "NaCl", "-n=7"], "n", 7),
         (["sample", "NaCl", "--relax"], "relax", True),
         (["sample", "NaCl", "--relax", "false"], "relax", False),
+        (["sample", "NaCl", "--relax", "False"], "relax", False),
+        (["sample", "NaCl", "--relax=True"], "relax", True),
         (["sample", "--relax", "NaCl"], "crystal", "NaCl"),
         (["sample", "NaCl", "--strain", "-0.01"], "strain", -0.01),
         (["sample", "NaCl", "--plus-minus"], "plus_minus", True),
@@ -104,6 +108,19 @@ def test_what_people_type(typed: list[str], key: str, value: object, capsys: pyt
     found = yaml.safe_load(capsys.readouterr().out)[key]
     assert found == value
     assert type(found) is type(value)
+
+
+@pytest.mark.parametrize("typed", [["--out", ""], ["--out="], ["--force-constants", ""]])
+def test_an_empty_path_is_refused(typed: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sample", "NaCl", *typed]) == 2
+    option = typed[0].rstrip("=")
+    assert capsys.readouterr().err == f"vibronic: {option} is empty; give it a path, or leave it out\n"
+
+
+@pytest.mark.parametrize("typed", [["-n"], ["-n="], ["--relax=perhaps"], ["-name", "x"]])
+def test_what_cannot_be_meant_is_one_sentence(typed: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sample", "NaCl", *typed]) == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
 
 def test_nested_settings_of_the_recipe(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ import re
 import sys
 import typing
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from vibronic.core.errors import VibronicError
@@ -122,8 +123,8 @@ def _spell(arguments: list[str], function: Callable[..., Any]) -> list[str]:
     while k < len(arguments):
         token = arguments[k]
         k += 1
-        if token == "-n":
-            token = "--n"
+        if short := re.fullmatch(r"-n(=|$|(?=\d))(.*)", token):
+            token = f"--n={short[2]}" if short[2] else "--n"
         if not token.startswith("--"):
             spelled.append(token)
             continue
@@ -137,9 +138,13 @@ def _spell(arguments: list[str], function: Callable[..., Any]) -> list[str]:
                 k += 1
                 if not _is_list(hint):
                     break
+        if values == [""] and _is_path(hint):
+            raise VibronicError(f"{token.partition('=')[0]} is empty; give it a path, or leave it out")
         if _is_list(hint) and not (len(values) == 1 and values[0].startswith("[")):
             spelled.append(f"{option}=[{','.join(v for value in values for v in value.split(','))}]")
-        elif hint is bool and not (values and values[0] in ("true", "false")):
+        elif hint is bool and values and (equals or values[0].lower() in ("true", "false")):
+            spelled.append(f"{option}={values[0].lower()}")
+        elif hint is bool:
             spelled.append(f"{option}=true")
             spelled.extend(values)  # what follows a switch is a positional argument
         else:
@@ -148,8 +153,16 @@ def _spell(arguments: list[str], function: Callable[..., Any]) -> list[str]:
 
 
 def _is_list(hint: Any) -> bool:
-    parts = typing.get_args(hint) if type(None) in typing.get_args(hint) else (hint,)
-    return any(typing.get_origin(p) in (list, tuple) for p in parts)
+    return any(typing.get_origin(p) in (list, tuple) for p in _parts(hint))
+
+
+def _is_path(hint: Any) -> bool:
+    return Path in _parts(hint)
+
+
+def _parts(hint: Any) -> tuple[Any, ...]:
+    """The type itself, or those of an optional one."""
+    return typing.get_args(hint) if type(None) in typing.get_args(hint) else (hint,)
 
 
 def _one_line(message: str, function: Callable[..., Any]) -> str:
