@@ -86,6 +86,9 @@ def test_attributions_add_up(model: Model, rattled: Atoms, target: str) -> None:
     tolerance = 2e-2 if model.kind == "cgcnn" else 1e-4  # ReLU has corners, which no quadrature likes
     assert found.value.sum() == pytest.approx(expected, rel=tolerance)
     assert found.per_atom(5).sum() == pytest.approx(found.value.sum())
+    assert found.whole == pytest.approx(prediction(model, rattled, target, 1.0), abs=1e-9)
+    assert found.bare == pytest.approx(prediction(model, rattled, target, 0.0), abs=1e-9)
+    assert found.error == pytest.approx(found.value.sum() - expected, abs=1e-9)
 
 
 def test_equal_bonds_get_equal_shares(model: Model, anti_perovskite: Atoms) -> None:
@@ -134,8 +137,14 @@ def test_no_bonds_no_attributions() -> None:
 
 def test_the_mean_over_seeds(rattled: Atoms) -> None:
     one = attribute(OnlySilverSulphur(), rattled, "stiffness")
-    both = average([one, replace(one, value=3 * one.value)])
+    other = replace(one, value=3 * one.value, whole=3 * one.whole, bare=3 * one.bare)
+    both = average([one, other])
     assert np.allclose(both.value, 2 * one.value)
+    assert (both.whole, both.bare) == pytest.approx((2 * one.whole, 2 * one.bare))
+    shorter = OnlySilverSulphur()
+    shorter.cutoff = 3.0
+    with pytest.raises(VibronicError, match="same cutoff"):
+        average([one, attribute(shorter, rattled, "stiffness")])
 
 
 def test_refusals(rattled: Atoms, copper: Atoms) -> None:

@@ -1,14 +1,17 @@
 """Training and explaining as verbs: what they take, print and record."""
 
+import csv
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from ase import Atoms
 
+from vibronic.core.errors import VibronicError
 from vibronic.data.dataset import write_structures
 from vibronic.learning.recipe import Training
-from vibronic.verbs import train
+from vibronic.verbs import explain, train
 
 
 @pytest.fixture
@@ -56,3 +59,61 @@ def test_the_split_is_told(files: dict, sizes: str, data: str, tmp_path: Path, c
 def test_a_ridge_is_fitted_to_all_but_the_scored(data: str, tmp_path: Path, capsys) -> None:
     train("ridge", data, ["band_gap"], out=tmp_path / "m")
     assert "22 to fit, 0 to validate, 2 to score" in capsys.readouterr().out
+
+
+@pytest.fixture
+def seeds(data: str, tmp_path: Path) -> list[str]:
+    """Networks that differ in their seed."""
+    folders = [tmp_path / f"seed-{seed}" for seed in (0, 1, 2)]
+    small = {"model": {"width": 8, "layers": 1, "cutoff": 3.5}, "training": Training(epochs=1), "device": "cpu"}
+    for seed, folder in enumerate(folders):
+        train("painn", data, ["band_gap"], **small, out=folder, seed=seed)
+    return [str(folder) for folder in folders]
+
+
+def read(path: Path) -> tuple[list[str], list[dict[str, str]], np.ndarray]:
+    rows = list(csv.DictReader(path.read_text().splitlines()))
+    return list(rows[0]), rows, np.array([float(r["attribution [eV]"]) for r in rows])
+
+
+def test_explanations_add_up_and_say_so(data: str, seeds: list[str], tmp_path: Path, capsys) -> None:
+    explain(seeds[0], data, steps=8, out=tmp_path / "why.csv")
+    said = capsys.readouterr().out
+    record = json.loads((tmp_path / "why.run.json").read_text())
+    header, rows, values = read(tmp_path / "why.csv")
+    assert header == ["structure", "atom_i", "atom_j", "shift", "bond", "length [Angstrom]", "attribution [eV]"]
+    sums = np.bincount([int(r["structure"]) for r in rows], values)
+    difference = np.array(record["all_bonds"]) - record["no_bonds"]
+    assert len(sums) == 24
+    assert sums - difference == pytest.approx(record["completeness_error"], abs=1e-4)
+    assert f"with none {np.mean(record['no_bonds']):.6g} eV" in said
+    assert "cgcnn" not in said
+
+
+def test_explanations_by_atoms_over_seeds(data: str, seeds: list[str], tmp_path: Path) -> None:
+    alone = []
+    for k, seed in enumerate(seeds):
+        explain(seed, data, by="atoms", steps=4, out=tmp_path / f"{k}.csv")
+        header, _, values = read(tmp_path / f"{k}.csv")
+        assert header == ["structure", "atom", "element", "attribution [eV]"]
+        assert len(values) == 24 * 4
+        alone.append(values)
+    explain(seeds[0], data, more=seeds[1:], by="atoms", steps=4, out=tmp_path / "mean.csv")
+    header, rows, values = read(tmp_path / "mean.csv")
+    assert header[-1] == "spread [eV]"
+    assert values == pytest.approx(np.mean(alone, axis=0), rel=1e-4, abs=1e-7)
+    assert [float(r["spread [eV]"]) for r in rows] == pytest.approx(np.std(alone, axis=0), rel=1e-3, abs=1e-7)
+    explain(seeds[0], data, more=seeds[1:], steps=4, out=tmp_path / "bonds.csv")
+    assert read(tmp_path / "bonds.csv")[2].sum() == pytest.approx(values.sum(), abs=1e-4)
+
+
+def test_the_paper_network_is_explained_with_a_warning(data: str, tmp_path: Path, capsys) -> None:
+    train("cgcnn", data, ["band_gap"], training=Training(epochs=1), device="cpu", out=tmp_path / "m")
+    explain(str(tmp_path / "m"), data, steps=2, out=tmp_path / "why.csv")
+    assert "the shortest bond counts as absent" in capsys.readouterr().out
+
+
+def test_models_of_other_targets_are_not_averaged(data: str, seeds: list[str], tmp_path: Path) -> None:
+    train("ridge", data, ["energy"], out=tmp_path / "other")
+    with pytest.raises(VibronicError, match="other has no scalar target 'band_gap'; choose one of energy"):
+        explain(seeds[0], data, more=[str(tmp_path / "other")], out=tmp_path / "why.csv")

@@ -2,7 +2,8 @@
 
 Every edge of the graph is faded in from nothing (weight 0) to whole (weight 1); the attribution of a bond is the
 integral of d(prediction)/d(weight) along that path (Sundararajan et al., arXiv 1703.01365). Attributions therefore sum
-to f(all bonds) - f(no bonds), which is tested, and are in the unit of the target.
+to f(all bonds) - f(no bonds), which is tested, and are in the unit of the target. The model was never trained on atoms
+without bonds, so f(no bonds) is an extrapolation: it is reported beside the attributions.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ class Attribution:
         length: (bonds,) Angstrom.
         value: (bonds,) in the unit of the target.
         kinds: (bonds,) such as ``Ag-S``.
+        whole: prediction with all bonds, f(1).
+        bare: prediction without any bond, f(0); the baseline of the attributions.
     """
 
     i: np.ndarray
@@ -38,6 +41,13 @@ class Attribution:
     length: np.ndarray
     value: np.ndarray
     kinds: np.ndarray
+    whole: float
+    bare: float
+
+    @property
+    def error(self) -> float:
+        """Sum of the attributions less f(1) - f(0): what the quadrature missed."""
+        return float(self.value.sum()) - (self.whole - self.bare)
 
     def per_atom(self, n_atoms: int) -> np.ndarray:
         """(n_atoms,) half of every bond's attribution to each of its ends."""
@@ -74,15 +84,26 @@ def attribute(model: Model, atoms: Atoms, target: str, steps: int = 32) -> Attri
     directed = IntegratedGradients(presence).attribute(
         weights, torch.zeros_like(weights), n_steps=steps, internal_batch_size=1
     )[0]
-    return _undirected(batch, atoms, directed.detach().double().numpy())
+    with torch.no_grad():
+        whole, bare = (float(presence(w)) for w in (weights, torch.zeros_like(weights)))
+    return _undirected(batch, atoms, directed.detach().double().numpy(), whole, bare)
 
 
 def average(attributions: Sequence[Attribution]) -> Attribution:
-    """Mean over models (seeds) of attributions of the same structure at the same cutoff."""
-    return replace(attributions[0], value=np.mean([a.value for a in attributions], axis=0))
+    """Mean over models (seeds) of attributions of the same structure at the same cutoff.
+
+    Raises:
+        VibronicError: the models do not see the same bonds.
+    """
+    first = attributions[0]
+    for other in attributions[1:]:
+        if not all(np.array_equal(getattr(first, k), getattr(other, k)) for k in ("i", "j", "shift")):
+            raise VibronicError("the models do not see the same bonds; average models of the same cutoff")
+    means = {k: np.mean([getattr(a, k) for a in attributions], axis=0) for k in ("value", "whole", "bare")}
+    return replace(first, **means)
 
 
-def _undirected(batch: Batch, atoms: Atoms, directed: np.ndarray) -> Attribution:
+def _undirected(batch: Batch, atoms: Atoms, directed: np.ndarray, whole: float, bare: float) -> Attribution:
     """Add both directions of every bond."""
     i, j = batch.edge_index.numpy()
     shift = batch.edge_shift.numpy().astype(int)
@@ -97,4 +118,4 @@ def _undirected(batch: Batch, atoms: Atoms, directed: np.ndarray) -> Attribution
     kinds = np.array(
         ["-".join(sorted(pair)) for pair in zip(symbols[unique[:, 0]], symbols[unique[:, 1]], strict=True)]
     )
-    return Attribution(unique[:, 0], unique[:, 1], unique[:, 2:], length[first], value, kinds)
+    return Attribution(unique[:, 0], unique[:, 1], unique[:, 2:], length[first], value, kinds, whole, bare)
