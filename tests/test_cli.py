@@ -239,6 +239,34 @@ def test_label_with_emt(tmp_path: Path, copper: Atoms) -> None:
     assert [a.info["engine"] for a in read(out, ":")] == ["emt", "emt"]
 
 
+def test_label_says_where_labels_came_from(
+    tmp_path: Path, copper: Atoms, labelled_copper: list[Atoms], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "in.extxyz", [copper, copper, copper * (2, 1, 1)])
+    write_structures(tmp_path / "had.extxyz", labelled_copper)
+
+    def told(*options: str) -> str:
+        assert main(["label", *options, "--out", str(tmp_path / "out.extxyz")]) == 0
+        return capsys.readouterr().out
+
+    emt = (str(tmp_path / "in.extxyz"), "--engine", "emt", "--executor", "in-process")
+    assert told(*emt).startswith("3 labelled (2 computed, 0 from the ledger, 1 equal to others)")
+    assert told(*emt).startswith("3 labelled (0 computed, 3 from the ledger)")
+    assert told(str(tmp_path / "had.extxyz"), "--engine", "files").startswith(
+        "24 labelled (with what the structures carried)"
+    )
+
+
+def test_label_reaches_for_a_scheduler(tmp_path: Path, copper: Atoms, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("distributed")
+    write(tmp_path / "in.extxyz", copper)
+    run = ["label", str(tmp_path / "in.extxyz"), "--engine", "emt", "--out", str(tmp_path / "out.extxyz")]
+    assert main([*run, "--executor", "nowhere://x:1"]) == 2
+    assert "no Dask scheduler answers at nowhere://x:1" in capsys.readouterr().err
+    assert main([*run, "--executor", "slurm"]) == 2
+    assert "choose in-process, local, dask or a Dask address" in capsys.readouterr().err
+
+
 def test_sample_with_emt_is_reproducible(tmp_path: Path, copper: Atoms) -> None:
     write(tmp_path / "cu.cif", copper)
     written = []

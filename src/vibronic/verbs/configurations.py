@@ -284,27 +284,29 @@ def label(
     structures: str,
     engine: str = "sevennet",
     settings: dict[str, Setting] | None = None,
-    executor: Literal["in-process", "local", "dask"] = "local",
+    executor: str = "local",
     workers: int = 1,
     timeout: float | None = None,
     retry_failed: bool = False,
     ledger: Path | None = None,
     out: Path = Path("labelled.extxyz"),
 ) -> Path:
-    """Compute energy, forces, stress, gap, ... of every structure, crash-safe: nothing is ever computed twice.
+    """Compute energy, forces, stress, gap, ... of every structure, crash-safe and resumable.
 
       vibronic label hot.extxyz --engine sevennet --workers 2 --out labelled.extxyz
       vibronic label hot.extxyz --engine gpaw --settings.ecut 500 --timeout 3600 --out labelled.extxyz
 
-    Every label is written to the ledger the moment it exists; run the same command again after any accident.
+    Every label is written to the ledger the moment it exists; run the same command again after any accident. What is in
+    the ledger is not computed again; two commands at the same time do not see what the other is computing.
 
     Args:
         structures: file, folder or name (see 'vibronic data').
         engine: see 'vibronic doctor'; 'files' takes labels that the structures already carry (VASP, QE output).
         settings: of the engine, e.g. --settings.ecut 500.
-        executor: in-process, local processes, or dask (LocalCluster).
-        workers: processes, one thread each.
-        timeout: seconds per structure, after which it is given up and its process replaced.
+        executor: in-process, local (processes), dask (a cluster on this machine), or the address of a Dask scheduler.
+        workers: processes, one thread each; at an address: how many of its workers to keep busy.
+        timeout: seconds per structure, after which it is given up and its process replaced; for the start of the engine
+            a minute at least.
         retry_failed: try failed structures again.
         ledger: SQLite file; beside --out where none is given.
         out: labelled extxyz, in the order of the input, without the failed ones.
@@ -341,7 +343,12 @@ def label(
         record |= {"computed": report.computed, "reused": report.reused, "failures": report.failures}
     for index, reason in report.failures:
         say(f"structure {index} failed: {reason}")
-    say(f"{len(report.labelled)} labelled ({report.computed} computed, {report.reused} from the ledger): {out}")
+    equal = len(frames) - report.computed - report.reused
+    how = f"{report.computed} computed, {report.reused} from the ledger" + (
+        f", {equal} equal to others" if equal else ""
+    )
+    how = "with what the structures carried" if engine == "files" else how
+    say(f"{len(report.labelled)} labelled ({how}): {out}")
     return out
 
 
