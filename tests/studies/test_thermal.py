@@ -13,13 +13,14 @@ from vibronic.core.errors import VibronicError
 from vibronic.data.dataset import read_labelled, read_structures, write_structures
 from vibronic.sampling.sampler import displacements_of
 from vibronic.studies import thermal, thermal_models, thermal_report
+from vibronic.studies.thermal_plan import Plan
 
 
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory):
     crystal = tmp_path_factory.mktemp("crystal") / "Cu.cif"
     write(crystal, bulk("Cu", cubic=True))
-    return thermal.Plan(
+    return Plan(
         crystals=(str(crystal),),
         engine="emt",
         test=6,
@@ -161,7 +162,7 @@ def test_the_interval_is_students(plan):
 
 
 def test_seeds_share_no_structure_and_sizes_are_nested(tmp_path: Path):
-    plan = thermal.Plan(sizes=(4, 7), seeds=(3, 4))
+    plan = Plan(sizes=(4, 7), seeds=(3, 4))
     jobs = [j for j in thermal_models.potential_jobs(plan, "X", tmp_path) if (j.kind, j.set) == ("painn", "phonons")]
     chosen = {(j.seed, j.size): set(j.chosen) for j in jobs}
     assert chosen[3, 4] < chosen[3, 7]
@@ -170,25 +171,25 @@ def test_seeds_share_no_structure_and_sizes_are_nested(tmp_path: Path):
 
 
 def test_every_first_seed_draws_anew():
-    drawn = [thermal.Plan(seeds=(k,)).seed(p) for k in range(5) for p in ("fit", "test", "phonons", "random")]
+    drawn = [Plan(seeds=(k,)).seed(p) for k in range(5) for p in ("fit", "test", "phonons", "random")]
     assert len(set(drawn)) == len(drawn)
 
 
 def test_an_impossible_plan_is_refused():
     with pytest.raises(VibronicError, match="at least one seed"):
-        thermal.Plan(seeds=())
+        Plan(seeds=())
     with pytest.raises(VibronicError, match="same name"):
-        thermal.Plan(crystals=("a/POSCAR", "b/POSCAR"))
+        Plan(crystals=("a/POSCAR", "b/POSCAR"))
     with pytest.raises(VibronicError, match="at least 4"):
-        thermal.Plan(sizes=(2,))
+        Plan(sizes=(2,))
     with pytest.raises(VibronicError, match="temperature of a study must be positive"):
-        thermal.Plan(temperature=-10)
+        Plan(temperature=-10)
     with pytest.raises(VibronicError, match="supercell"):
-        thermal.Plan(supercell=(2, 2, 0))
+        Plan(supercell=(2, 2, 0))
 
 
 def test_the_gap_comparison_keeps_the_dynamics_out_of_training(tmp_path: Path):
-    jobs = thermal_models.gap_jobs(thermal.Plan(), tmp_path)
+    jobs = thermal_models.gap_jobs(Plan(), tmp_path)
     test = read_labelled(tmp_path / "test.extxyz")
     assert {a.info["method"] for a in test} == {"md"}
     for path in {j.train for j in jobs}:

@@ -73,16 +73,17 @@ def study(
         The report.
     """
     from vibronic.studies import thermal, thermal_report
+    from vibronic.studies.thermal_plan import Plan
 
-    plan = thermal.Plan(
-        crystals=tuple(crystals or thermal.Plan.crystals),
+    plan = Plan(
+        crystals=tuple(crystals or Plan.crystals),
         temperature=temperature,
         engine=engine,
         supercell=supercell,
         statistics=statistics,
         timestep=timestep,
         test=test,
-        sizes=tuple(sizes or thermal.Plan.sizes),
+        sizes=tuple(sizes or Plan.sizes),
         seeds=tuple(range(seed, seed + seeds)),
         steps=steps,
         gap=gap,
