@@ -160,6 +160,10 @@ LABELS = [
     ("units-length", "--targets energy", "cannot convert 'Angstrom' to 'eV'"),
     ("units-list", "--targets energy", "not a description of a data set"),
     ("units-broken", "--targets energy", "not a description of a data set"),
+    ("good.extxyz", "--targets energy --units.energy Hartree", "dataset.yaml"),
+    ("good.extxyz", "--targets energy --units.enrgy Hartree", "--units.enrgy is of no target"),
+    ("good.extxyz", "--units.hardness GPa", "the targets are energy, pressure"),
+    ("good.extxyz", "--targets energy --seed -1", "--seed must be at least 0"),
     ("good.extxyz", "--targets energy --fractions 0 0.5 0.5", "--fractions"),
     ("good.extxyz", "--targets energy --fractions 0.5 -0.1 0.5", "--fractions"),
     ("good.extxyz", "--targets energy --validation missing.extxyz", "no file missing.extxyz"),
@@ -222,6 +226,7 @@ COMMANDS = [
     ("sample NaCl --method magic", "expected one of 'phonons', 'rattle', 'md', got 'magic'"),
     ("sample NaCl --imaginary ignore", "imaginary"),
     ("sample NaCl --seed 1.5", "seed"),
+    ("sample NaCl --method rattle --amplitude 0.1 --seed -1", "--seed must be at least 0"),
     ("sample NaCl extra words", "extra"),
     ("sample NaCl --method rattle", "--amplitude"),
     ("sample NaCl --method rattle --amplitude -1", ""),
@@ -412,6 +417,42 @@ def test_a_disk_that_fills_up_while_training(
     assert "No space left on device" in fails(*command, "--out", tmp_path / "m")
     monkeypatch.undo()
     assert main([str(a) for a in [*command, "--out", tmp_path / "m"]]) == 0  # and the same command goes on
+
+
+OVERWRITES = [
+    ("predict {m} hot.extxyz --out hot.extxyz", "hot.extxyz is read here"),
+    ("predict {m} hot.forces.extxyz --out hot.csv", "hot.forces.extxyz is read here"),
+    ("predict {m} hot.extxyz --out {m}/config.json", "config.json is read here"),
+    ("explain {m} hot.extxyz --steps 1 --out hot.extxyz", "hot.extxyz is read here"),
+    ("evaluate predictions p.csv --reference hot.extxyz --out p.csv", "p.csv is read here"),
+    ("evaluate predictions p.csv --reference hot.extxyz --out hot.extxyz", "hot.extxyz is read here"),
+    ("label hot.extxyz --engine emt --executor in-process --out hot.extxyz", "hot.extxyz is read here"),
+    ("label hot.extxyz --engine emt --executor in-process --ledger hot.extxyz", "hot.extxyz is read here"),
+    (
+        "label hot.extxyz --engine emt --executor in-process --ledger z.extxyz --out z.extxyz",
+        "z.extxyz would be written",
+    ),
+    ("sample cu.cif --method rattle --amplitude 0.1 -n 2 --out cu.cif", "cu.cif is read here"),
+    ("sample cu.cif --method rattle --match hot.extxyz -n 2 --out hot.extxyz", "hot.extxyz is read here"),
+    ("train ridge hot.extxyz --targets energy --out hot.extxyz", "hot.extxyz is read here"),
+    ("data hot.extxyz --out hot.extxyz", "hot.extxyz is read here"),
+]
+
+
+@pytest.mark.parametrize(("command", "word"), OVERWRITES, ids=[c for c, _ in OVERWRITES])
+def test_an_input_is_never_overwritten(
+    home: Path, fails: Fails, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, word: str
+) -> None:
+    everything_that_writes(home)
+    shutil.copytree(home / "model", tmp_path / "m")
+    for copy, file in {"hot.extxyz": "good.extxyz", "hot.forces.extxyz": "good.extxyz"}.items():
+        shutil.copy(home / file, tmp_path / copy)
+    for file in ("cu.cif", "p.csv"):
+        shutil.copy(home / file, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    assert word in fails(*command.format(m="m").split())
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
 
 
 # --- model folders ---

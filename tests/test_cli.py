@@ -211,7 +211,7 @@ def test_a_network_end_to_end(data: str, tmp_path: Path) -> None:
     assert set(described["targets"]) == {"energy", "forces", "stress"}
     assert described["data"]["structures"] == 19
     assert main(["predict", str(out), data, "--out", str(tmp_path / "p.csv")]) == 0
-    frames = read(tmp_path / "p.extxyz", ":")
+    frames = read(tmp_path / "p.forces.extxyz", ":")
     assert len(frames) == 24
     assert frames[0].get_forces().shape == (4, 3)
     assert frames[0].get_stress().shape == (6,)

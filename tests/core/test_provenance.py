@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vibronic.core.errors import VibronicError
-from vibronic.core.provenance import check_writable, run_record, versions, writable, write_json
+from vibronic.core.provenance import check_paths, check_writable, run_record, versions, writable, write_json
 
 
 def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -31,6 +31,39 @@ def test_success_replaces_and_respects_the_umask(tmp_path: Path) -> None:
     assert path.read_text() == "new"
     assert path.stat().st_mode & 0o777 == 0o666 & ~umask
     assert os.listdir(path.parent) == ["a.txt"]
+
+
+def test_a_writer_that_makes_a_private_file_of_its_own(tmp_path: Path) -> None:
+    with writable(tmp_path / "a.txt") as temporary:
+        temporary.unlink()
+        temporary.touch(mode=0o600)
+    umask = os.umask(0)
+    os.umask(umask)
+    assert (tmp_path / "a.txt").stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+def test_nothing_is_written_over_what_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.extxyz", "cells/b.cif", "cells/table.csv"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).touch()
+    Path("link.extxyz").symlink_to("a.extxyz")
+    os.link("a.extxyz", "hard.extxyz")
+    for out in ("a.extxyz", "./cells/../a.extxyz", tmp_path / "a.extxyz", "link.extxyz", "hard.extxyz"):
+        with pytest.raises(VibronicError, match="is read here and would be overwritten"):
+            check_paths(["a.extxyz"], ["b.csv", out])
+    for out in ("cells", "cells/b.cif"):
+        with pytest.raises(VibronicError, match="is read here"):
+            check_paths([None, "cells"], [out])
+    with pytest.raises(VibronicError, match=r"same\.csv would be written twice"):
+        check_paths([], ["same.csv", "./same.csv"])
+    check_paths(["a.extxyz", "cells", "NaCl", None], ["b.extxyz", "cells/table.csv", "cells/model", "NaCl"])
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_that_is_none(tmp_path: Path, seed: int) -> None:
+    with pytest.raises(VibronicError, match="--seed must be"), run_record(tmp_path / "out.csv", "sample", {}, seed):
+        pytest.fail("the work has begun")
 
 
 def test_below_a_regular_file(tmp_path: Path) -> None:

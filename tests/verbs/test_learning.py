@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
 
 from vibronic.core.errors import VibronicError
-from vibronic.data.dataset import write_structures
+from vibronic.data.dataset import read_structures, write_structures
 from vibronic.learning.recipe import Training
-from vibronic.verbs import explain, train
+from vibronic.verbs import evaluate, explain, predict, train
 
 
 @pytest.fixture
@@ -117,3 +118,67 @@ def test_models_of_other_targets_are_not_averaged(data: str, seeds: list[str], t
     train("ridge", data, ["energy"], out=tmp_path / "other")
     with pytest.raises(VibronicError, match="other has no scalar target 'band_gap'; choose one of energy"):
         explain(seeds[0], data, more=[str(tmp_path / "other")], out=tmp_path / "why.csv")
+
+
+@pytest.fixture
+def predicted(data: str, tmp_path: Path) -> Path:
+    """A table of energies, stresses and gaps, with forces beside it."""
+    small = {"model": {"width": 8, "layers": 1, "cutoff": 3.5}, "training": Training(epochs=1), "device": "cpu"}
+    train("painn", data, ["energy", "forces", "stress", "band_gap"], **small, out=tmp_path / "m")
+    return predict(str(tmp_path / "m"), data, out=tmp_path / "p.csv")
+
+
+def test_stress_and_forces_are_scored(
+    predicted: Path, data: str, tmp_path: Path, labelled_copper: list[Atoms], capsys
+) -> None:
+    found = evaluate("predictions", predicted, data, tmp_path / "m.json")
+    assert set(found) == {
+        *("n", "units"),
+        *(f"{s}_{t}" for s in ("mae", "rmse", "r2") for t in ("energy", "forces", "stress", "band_gap")),
+    }
+    frames = read_structures(tmp_path / "p.forces.extxyz")
+    pairs = list(zip(frames, labelled_copper, strict=True))
+    forces = np.concatenate([a.get_forces() - b.get_forces() for a, b in pairs])
+    stress = np.stack([a.get_stress(voigt=False) - b.get_stress(voigt=False) for a, b in pairs])
+    assert found["mae_forces"] == pytest.approx(np.abs(forces).mean(), rel=1e-5)
+    assert found["rmse_stress"] == pytest.approx(np.sqrt((stress**2).mean()), rel=1e-5)
+    assert found["units"]["mae_forces"] == "eV/Angstrom"
+    predicted.with_name("p.forces.extxyz").unlink()
+    assert evaluate("predictions", predicted, data, tmp_path / "m.json") == {
+        **{k: v for k, v in found.items() if "forces" not in k},
+        "units": {k: v for k, v in found["units"].items() if "forces" not in k},
+    }
+
+
+def test_what_the_reference_does_not_carry_is_said(
+    predicted: Path, tmp_path: Path, labelled_copper: list[Atoms], capsys
+) -> None:
+    frames = [a.copy() for a in labelled_copper]
+    for a, b in zip(frames, labelled_copper, strict=True):
+        a.calc = SinglePointCalculator(a, energy=b.calc.results["energy"])
+    write_structures(tmp_path / "few.extxyz", frames)
+    found = evaluate("predictions", predicted, str(tmp_path / "few.extxyz"), tmp_path / "m.json")
+    assert "mae_energy" in found
+    assert "mae_stress" not in found
+    said = capsys.readouterr().out
+    assert all(f"{name}: not scored" in said for name in ("forces", "stress"))
+
+
+def test_forces_of_other_predictions_are_refused(
+    predicted: Path, data: str, tmp_path: Path, labelled_copper: list[Atoms]
+) -> None:
+    write_structures(tmp_path / "p.forces.extxyz", labelled_copper)
+    with pytest.raises(VibronicError, match="not of the same predictions"):
+        evaluate("predictions", predicted, data, tmp_path / "m.json")
+    write_structures(tmp_path / "p.forces.extxyz", labelled_copper[:3])
+    with pytest.raises(VibronicError, match="3 rows"):
+        evaluate("predictions", predicted, data, tmp_path / "m.json")
+
+
+def test_an_own_target_may_end_like_a_bound(data: str, tmp_path: Path, labelled_copper: list[Atoms]) -> None:
+    table = tmp_path / "p.csv"
+    table.write_text("structure,formula,n_atoms,gap_low [eV]\n0,Cu4,4,1.5\n")
+    atoms = labelled_copper[0].copy()
+    atoms.info["gap_low"] = 1.0
+    write_structures(tmp_path / "one.extxyz", [atoms])
+    assert evaluate("predictions", table, str(tmp_path / "one.extxyz"), tmp_path / "m.json")["mae_gap_low"] == 0.5

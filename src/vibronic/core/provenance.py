@@ -8,7 +8,7 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
@@ -43,16 +43,16 @@ def writable(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
         os.close(handle)
-        # mkstemp makes private files; results are as readable as any other file of the user.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)
     except OSError as error:
         raise VibronicError(
             f"cannot write to {path.parent}: {error.strerror or error}; choose another --out"
         ) from error
     try:
         yield Path(name)
+        # mkstemp makes private files, and safetensors another one in its place; results are as readable as any file.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(name, 0o666 & ~umask)
         os.replace(name, path)
     except OSError as error:
         raise VibronicError(
@@ -74,6 +74,32 @@ def check_writable(folder: Path) -> None:
     probe.unlink(missing_ok=True)
 
 
+def check_paths(reads: Sequence[Path | str | None], writes: Sequence[Path | str]) -> None:
+    """Refuse to write over what is read, or over what is written in the same run.
+
+    Args:
+        reads: files, and folders of structures; what does not exist is a name, or missed where it is read.
+        writes: every file or folder that will be written.
+
+    Raises:
+        VibronicError: names the path.
+    """
+    sources = [Path(path) for path in reads if path is not None and Path(path).exists()]
+    inside = [file for folder in sources if folder.is_dir() for file in folder.iterdir()]
+    # A folder of structures is read without its tables and records.
+    sources += [file for file in inside if file.is_file() and file.suffix not in (".csv", ".json", ".md", ".yaml")]
+    targets = [Path(path) for path in writes]
+    for k, path in enumerate(targets):
+        if any(_same(path, source) for source in sources):
+            raise VibronicError(f"{path} is read here and would be overwritten; choose another --out")
+        if any(_same(path, other) for other in targets[:k]):
+            raise VibronicError(f"{path} would be written twice, one result over the other; choose another --out")
+
+
+def _same(a: Path, b: Path) -> bool:
+    return a.resolve() == b.resolve() or (a.exists() and b.exists() and a.samefile(b))
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write ``content`` as JSON, atomically; numpy values become plain numbers."""
 
@@ -88,23 +114,39 @@ def write_json(path: Path, content: Any) -> None:
         temporary.write_text(json.dumps(content, indent=2, default=plain) + "\n")
 
 
+def _record_of(out: Path) -> Path:
+    return out / "run.json" if out.is_dir() else out.with_suffix(".run.json")
+
+
 @contextmanager
-def run_record(out: Path, verb: str, config: Mapping[str, Any], seed: int | None = None) -> Iterator[dict[str, Any]]:
+def run_record(
+    out: Path,
+    verb: str,
+    config: Mapping[str, Any],
+    seed: int | None = None,
+    reads: Sequence[Path | str | None] = (),
+    writes: Sequence[Path] = (),
+) -> Iterator[dict[str, Any]]:
     """Time a verb and write its ``run.json`` beside ``out`` when it succeeds.
 
     ``out`` is a file (the record becomes ``<stem>.run.json`` beside it) or a folder (``run.json`` inside it). The
-    yielded dictionary is written too: put counts and findings there.
+    yielded dictionary is written too: put counts and findings there. ``reads`` are the inputs, ``writes`` the files beside
+    ``out`` (see :func:`check_paths`).
 
     Raises:
-        VibronicError: nothing can be written there; found out before the verb starts.
+        VibronicError: nothing can be written there, an input would be overwritten, or the seed is none; found out before
+            the verb starts.
     """
     out = Path(out)
+    if seed is not None and not 0 <= seed < 2**32:
+        raise VibronicError(f"--seed must be at least 0 and below 2^32, not {seed}")
+    check_paths(reads, [out, *writes, _record_of(out)])
     check_writable(out.parent)
     record: dict[str, Any] = {}
     start, cpu = time.perf_counter(), time.process_time()
     yield record
     write_json(
-        out / "run.json" if out.is_dir() else out.with_suffix(".run.json"),
+        _record_of(out),
         {
             "verb": verb,
             "config": dict(config),

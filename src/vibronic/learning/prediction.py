@@ -14,11 +14,15 @@ from vibronic.core.batch import widest
 from vibronic.core.errors import VibronicError
 from vibronic.core.model import Model
 from vibronic.core.provenance import writable
-from vibronic.core.targets import Target
-from vibronic.data.dataset import in_batches, labels_of
+from vibronic.core.targets import TARGETS, Target, target
+from vibronic.core.units import conversion
+from vibronic.data.dataset import in_batches, labels_of, read_structures
 
 COVERAGE = 0.9
 """Nominal coverage of the intervals in ``predictions.csv``."""
+
+_STRESS = ("xx", "yy", "zz", "yz", "xz", "xy")
+"""The six columns of a stress."""
 
 
 def predict(
@@ -126,13 +130,13 @@ def write_predictions(
 ) -> None:
     """``predictions.csv``: one row per structure, units in the header; stress as six columns (xx yy zz yz xz xy).
 
-    Per-atom targets do not fit one row per structure; they go to extxyz (see the verb ``predict``).
+    Per-atom targets do not fit one row per structure; the verb ``predict`` writes forces to :func:`forces_file`.
     """
     columns = [t for t in targets if t.level == "structure"]
     header = ["structure", "formula", "n_atoms"]
     for t in columns:
         if t.shape == (3, 3):
-            header += [f"{t.name}_{c} [{t.unit}]" for c in ("xx", "yy", "zz", "yz", "xz", "xy")]
+            header += [f"{t.name}_{c} [{t.unit}]" for c in _STRESS]
         elif t.shape:
             header += [f"{t.name}_{c} [{t.unit}]" for c in "xyz"]
         else:
@@ -170,6 +174,80 @@ def read_predictions(path: Path) -> list[dict[str, str]]:
     if not rows or "structure" not in rows[0]:
         raise VibronicError(f"{path} is not a table of predictions: it has no column 'structure'")
     return rows
+
+
+def forces_file(table: Path) -> Path:
+    """The extxyz beside a table of predictions that holds the forces, which do not fit one row per structure."""
+    return Path(table).parent / f"{Path(table).stem}.forces.extxyz"
+
+
+def predictions_of(
+    path: Path, structures: Sequence[Atoms]
+) -> tuple[list[Target], dict[str, Sequence[np.ndarray] | np.ndarray]]:
+    """The targets of a ``predictions.csv`` and, by name, their predictions for ``structures``, in Vibronic's units.
+
+    Stress comes as (3, 3), from its six columns; forces from the extxyz beside the table, where there is one. A stress
+    that is empty throughout, as that of molecules, is left out.
+
+    Raises:
+        VibronicError: a file is of other structures, has a unit of another quantity, or an entry that is no finite number.
+    """
+    rows = read_predictions(path)
+    _check_same(path, [row.get("formula") for row in rows], structures)
+    units = {
+        name: unit.rstrip("]") for name, _, unit in (column.partition(" [") for column in rows[0] if column) if unit
+    }
+    bounds = [f"{name}_{end}" for name in units for end in ("low", "high")]
+    stress = [f"stress_{c}" for c in _STRESS]
+    targets = [target(name, unit) for name, unit in units.items() if name not in (*bounds, *stress)]
+    values: dict[str, Sequence[np.ndarray] | np.ndarray] = {
+        t.name: _column(path, rows, t.name, units[t.name], t.unit) for t in targets
+    }
+    if set(stress) <= set(units) and any(row[f"{stress[0]} [{units[stress[0]]}]"] for row in rows):
+        t = TARGETS["stress"]
+        voigt = np.stack([_column(path, rows, name, units[name], t.unit) for name in stress], axis=1)
+        targets, values = [*targets, t], {**values, "stress": voigt[:, [[0, 5, 4], [5, 1, 3], [4, 3, 2]]]}
+    if not targets:
+        raise VibronicError(f"{path} has no column of predictions such as 'band_gap [eV]'")
+    if "energy" in values and forces_file(path).exists():
+        forces = _forces(forces_file(path), structures, values["energy"])
+        targets, values = [*targets, TARGETS["forces"]], {**values, "forces": forces}
+    return targets, values
+
+
+def _forces(path: Path, structures: Sequence[Atoms], energies: Sequence[np.ndarray] | np.ndarray) -> list[np.ndarray]:
+    """The forces in the extxyz beside a table, whose energies say that the two belong together."""
+    frames = read_structures(path)
+    _check_same(path, [atoms.get_chemical_formula() for atoms in frames], structures)
+    if any((a.numbers != b.numbers).any() for a, b in zip(frames, structures, strict=True)):
+        raise VibronicError(f"the atoms in {path} are in another order than in the reference")
+    predicted = [
+        labels_of(a, [TARGETS["energy"], TARGETS["forces"]], f"{path}, structure {k}") for k, a in enumerate(frames)
+    ]
+    if not np.allclose([float(p["energy"]) for p in predicted], energies, atol=1e-5, rtol=1e-7):
+        raise VibronicError(
+            f"{path} is not of the same predictions as the table beside it; predict again, or remove it"
+        )
+    return [np.asarray(p["forces"]) for p in predicted]
+
+
+def _check_same(path: Path, formulas: Sequence[str | None], structures: Sequence[Atoms]) -> None:
+    if len(formulas) != len(structures):
+        raise VibronicError(f"{path} has {len(formulas)} rows but the reference has {len(structures)} structures")
+    for k, (formula, atoms) in enumerate(zip(formulas, structures, strict=True)):
+        if formula != atoms.get_chemical_formula():
+            raise VibronicError(f"row {k} of {path} is {formula} but structure {k} is {atoms.get_chemical_formula()}")
+
+
+def _column(path: Path, rows: Sequence[Mapping[str, str]], name: str, unit: str, wanted: str) -> np.ndarray:
+    """(B,) entries of the column ``name [unit]``, in the unit ``wanted``."""
+    try:
+        values = np.array([float(row[f"{name} [{unit}]"]) for row in rows])
+    except (TypeError, ValueError) as error:
+        raise VibronicError(f"{path} has an entry that is not a number ({error})") from error
+    if not np.isfinite(values).all():
+        raise VibronicError(f"{path} has a prediction of '{name}' that is not a finite number")
+    return values * conversion(unit, wanted)
 
 
 def _digits(values: Iterable[float]) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from vibronic.core.errors import VibronicError
-from vibronic.core.provenance import run_record
+from vibronic.core.provenance import check_paths, run_record
 from vibronic.verbs.common import Setting, say
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def sample(
     shares = _shares(n, arrangements, bool(substitute or vacancies), plus_minus)
     needs_engine = (force_constants is None and (method != "rattle" or relax)) or imaginary in ("effective", "sscha")
     calculator: Any = engines.engine(engine, **(settings or {})).calculator() if needs_engine else None
-    with run_record(out, "sample", config, seed) as record:
+    with run_record(out, "sample", config, seed, reads=[crystal, match, force_constants]) as record:
         atoms = sources.crystal(crystal)
         if not atoms.pbc.all() and method == "phonons":
             raise VibronicError(f"{crystal} is not periodic in three directions; phonons need a crystal")
@@ -329,7 +329,7 @@ def label(
     config |= {"timeout": timeout, "retry_failed": retry_failed, "ledger": ledger, "out": out}
     frames = sources.structures(structures)
     ledger = ledger or out.with_suffix(".ledger.sqlite")
-    with run_record(out, "label", config) as record:
+    with run_record(out, "label", config, reads=[structures], writes=[ledger]) as record:
         report = labelling.label(
             frames,
             engines.engine(engine, **(settings or {})),
@@ -370,6 +370,8 @@ def data(name: str | None = None, out: Path | None = None) -> None:
             there = "" if sources.available(key) else "  (set VIBRONIC_DATA)"
             say(f"{key:14s} {source.summary} [{source.licence}]{there}")
         return
+    if out is not None:
+        check_paths([name], [out])
     frames = sources.structures(name)
     for key, value in describe(frames).items():
         say(f"{key}: {value}")

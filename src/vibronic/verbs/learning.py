@@ -91,14 +91,14 @@ def train(
         "device": device,
         "devices": devices,
     }
-    frames = sources.structures(data)
-    settings = _settings(kind, data, frames[0], targets, units, model)
-    torch.manual_seed(seed)
-    network = store.build(kind, **settings)
-    fitted, chosen, scored = _parts(network, data, frames, validation, test, fractions, seed)
-    say(f"structures: {len(fitted)} to fit, {len(chosen)} to validate, {len(scored)} to score")
-    check_writable(out)
-    with run_record(out, "train", config, seed) as record:
+    with run_record(out, "train", config, seed, reads=[data, validation, test]) as record:
+        frames = sources.structures(data)
+        settings = _settings(kind, data, frames[0], targets, units, model)
+        torch.manual_seed(seed)
+        network = store.build(kind, **settings)
+        fitted, chosen, scored = _parts(network, data, frames, validation, test, fractions, seed)
+        say(f"structures: {len(fitted)} to fit, {len(chosen)} to validate, {len(scored)} to score")
+        check_writable(out)
         record["structures"] = {"fitted": len(fitted), "validated": len(chosen), "scored": len(scored)}
         record |= _fit(network, fitted, chosen, out, training, seed, device, devices)
         card = _card(network, fitted, chosen, scored)
@@ -145,14 +145,23 @@ def _settings(
     from vibronic.data import sources
     from vibronic.data.dataset import declared_units, label_of
 
+    units = units or {}
     if targets is None:
         targets = [t for t in ("energy", "forces", "stress") if label_of(first, t) is not None]
         if kind != "painn":
             targets = [t.replace("stress", "pressure") for t in targets if t != "forces"]
         if not targets:
             raise VibronicError(f"{data} carries no energies; say what to learn with --targets")
+    for name, unit in units.items():
+        if name not in targets:
+            raise VibronicError(f"--units.{name} is of no target; the targets are {', '.join(targets)}")
+        if name in TARGETS:
+            raise VibronicError(
+                f"--units is only for targets that Vibronic does not know; if '{name}' is in {unit} in {data}, say so in a "
+                f"dataset.yaml beside it: 'units: {{{name}: {unit}}}'"
+            )
     declared = declared_units(sources.resolve(data))
-    units = {**{t: declared[t] for t in targets if t in declared and t not in TARGETS}, **(units or {})}
+    units = {**{t: declared[t] for t in targets if t in declared and t not in TARGETS}, **units}
     unknown = [t for t in targets if t not in TARGETS and t not in units]
     if unknown:
         raise VibronicError(f"what is the unit of '{unknown[0]}'? give it with --units.{unknown[0]} UNIT")
@@ -239,7 +248,7 @@ def predict(
       vibronic predict runs/gap hot.extxyz --out predictions.csv
 
     One row per structure, units in the header, a 90 % interval where the model was calibrated. Forces go to an extxyz
-    beside the table.
+    beside the table, here predictions.forces.extxyz.
 
     Args:
         model: model folder, or the name of a shipped model (see 'vibronic models').
@@ -260,7 +269,9 @@ def predict(
 
     network, card = store.load(model)
     frames = sources.structures(structures)
-    with run_record(out, "predict", {"model": model, "structures": structures, "device": device}) as record:
+    config = {"model": model, "structures": structures, "device": device}
+    forces = prediction.forces_file(out)
+    with run_record(out, "predict", config, reads=[structures, *_files(model)], writes=[forces]) as record:
         predicted = prediction.predict(network, frames, batch_size, device)
         prediction.write_predictions(out, network.targets, predicted, frames, card.intervals)
         if "forces" in predicted:
@@ -269,10 +280,15 @@ def predict(
                 values = {t: predicted[t][k] for t in ("forces", "stress") if t in predicted}
                 values = {t: v for t, v in values.items() if np.isfinite(v).all()}  # a molecule has no stress
                 atoms.calc = SinglePointCalculator(atoms, energy=float(predicted["energy"][k]), **values)
-            write_structures(out.with_suffix(".extxyz"), copies)
+            write_structures(forces, copies)
         record["structures"] = len(frames)
     say(f"{len(frames)} predictions: {out}")
     return out
+
+
+def _files(model: str) -> list[Path]:
+    """What must not be lost of a model folder; predictions may well be written into it."""
+    return [Path(model) / name for name in ("config.json", "model.safetensors")]
 
 
 def explain(
@@ -320,10 +336,11 @@ def explain(
     totals: dict[str, list[float]] = {}
     sums: dict[str, list[float]] = {"all_bonds": [], "no_bonds": [], "completeness_error": []}
     config = {"model": model, "structures": structures, "target": target, "more": more, "by": by, "steps": steps}
+    reads: list[Path | str] = [structures, *(file for folder in folders for file in _files(folder))]
     place = ["atom", "element"] if by == "atoms" else ["atom_i", "atom_j", "shift", "bond", "length [Angstrom]"]
     spread = [f"spread [{unit}]"] if more else []
     with (
-        run_record(out, "explain", config) as record,
+        run_record(out, "explain", config, reads=reads) as record,
         writable(out) as temporary,
         temporary.open("w", newline="") as file,
     ):
@@ -389,6 +406,9 @@ def evaluate(
 
       vibronic evaluate predictions predictions.csv --reference labelled.extxyz --out metrics.json
 
+    Forces are scored where the extxyz that 'predict' writes lies beside the table, forces and stress where the reference
+    has them; what is not scored is said.
+
     Args:
         what: kind of file.
         file: predictions.csv.
@@ -398,43 +418,24 @@ def evaluate(
     Returns:
         The metrics, with their units under ``units``.
     """
-    import numpy as np
-
-    from vibronic.core.targets import target
-    from vibronic.core.units import conversion
     from vibronic.data import sources
-    from vibronic.learning.prediction import read_predictions, score
+    from vibronic.data.dataset import label_of
+    from vibronic.learning.prediction import forces_file, predictions_of, score
 
     if reference is None:
         raise VibronicError("predictions are scored against labels: give the labelled structures with --reference")
-    rows, frames = read_predictions(file), sources.structures(reference)
-    if len(rows) != len(frames):
-        raise VibronicError(f"{file} has {len(rows)} rows but {reference} has {len(frames)} structures")
-    for k, (row, atoms) in enumerate(zip(rows, frames, strict=True)):
-        if row.get("formula") != atoms.get_chemical_formula():
-            raise VibronicError(f"row {k} is {row.get('formula')} but structure {k} is {atoms.get_chemical_formula()}")
-    columns: dict[str, tuple[str, str]] = {}
-    for column in rows[0]:
-        name, _, unit = column.partition(" [")
-        if unit and not name.endswith(("_low", "_high", "_xx", "_yy", "_zz", "_yz", "_xz", "_xy")):
-            columns[name] = (column, unit.rstrip("]"))
-    try:
-        values = {name: np.array([float(row[column]) for row in rows]) for name, (column, _) in columns.items()}
-    except (TypeError, ValueError) as error:
-        raise VibronicError(f"{file} has an entry that is not a number ({error})") from error
-    if not values:
-        raise VibronicError(f"{file} has no column of predictions such as 'band_gap [eV]'")
-    targets = [target(name, unit) for name, (_, unit) in columns.items()]
-    for t in targets:
-        if not np.isfinite(values[t.name]).all():
-            raise VibronicError(f"{file} has a prediction of '{t.name}' that is not a finite number")
-        values[t.name] *= conversion(columns[t.name][1], t.unit)
-    scores, units = score(targets, values, frames)
-    metrics = {**scores, "units": units}
-    with run_record(out, "evaluate", {"what": what, "file": file, "reference": reference}):
+    config = {"what": what, "file": file, "reference": reference}
+    with run_record(out, "evaluate", config, reads=[file, forces_file(file), reference]):
+        frames = sources.structures(reference)
+        targets, values = predictions_of(file, frames)
+        unlabelled = [t.name for t in targets if t.shape and all(label_of(a, t.name) is None for a in frames)]
+        scores, units = score([t for t in targets if t.name not in unlabelled], values, frames)
+        metrics = {**scores, "units": units}
         write_json(out, metrics)
     for name, value in scores.items():
         say(f"{name}: {value:.5g} {units[name]}")
+    for name in unlabelled:
+        say(f"{name}: not scored, {reference} has no such labels")
     return metrics
 
 
