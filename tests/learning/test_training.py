@@ -1,8 +1,10 @@
 """Training: it learns, logs, stops, and goes on after a kill as if nothing had happened."""
 
 import csv
+import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +17,7 @@ import torch
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from safetensors.torch import load_file
+from torch.multiprocessing import ProcessRaisedException
 
 from vibronic.core.errors import VibronicError
 from vibronic.core.model import Model
@@ -22,7 +25,7 @@ from vibronic.data.dataset import GraphData, write_structures
 from vibronic.learning import store
 from vibronic.learning.calculator import ModelCalculator
 from vibronic.learning.recipe import Training
-from vibronic.learning.training import fit
+from vibronic.learning.training import _as_told_by_a_process, fit
 
 KINDS = {
     "painn": {"targets": ["energy", "forces", "stress"], "width": 8, "layers": 1, "basis": 4, "cutoff": 3.5},
@@ -150,6 +153,35 @@ def test_ctrl_c_reaches_the_caller(labelled_copper, tmp_path: Path, monkeypatch:
     assert (tmp_path / "checkpoints" / "last.ckpt").exists()
 
 
+def test_killed_while_a_checkpoint_is_written(labelled_copper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing partial ever has the name of a checkpoint, wherever the kill comes."""
+    how = Training(epochs=3, batch_size=4)
+    straight = train("cgcnn", labelled_copper, tmp_path / "straight", how)
+    save, write = torch.save, Path.write_bytes
+
+    def saved(content, file) -> None:
+        save(content, file)
+        if content["epoch"] == 1:
+            monkeypatch.setattr(Path, "write_bytes", half_written)
+
+    def half_written(path: Path, content) -> None:
+        write(path, content[:1000])
+        raise Killed
+
+    def half_moved(source, destination) -> None:  # as to another file system
+        half_written(Path(destination), Path(source).read_bytes())
+
+    monkeypatch.setattr(torch, "save", saved)
+    monkeypatch.setattr(shutil, "move", half_moved)
+    with pytest.raises(Killed):
+        train("cgcnn", labelled_copper, tmp_path / "killed", how)
+    assert torch.load(tmp_path / "killed" / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == 0
+    monkeypatch.undo()
+    (tmp_path / "killed" / "checkpoints" / ".last-left.ckpt").write_bytes(b"PK")  # by a kill -9
+    assert same(train("cgcnn", labelled_copper, tmp_path / "killed", how), straight)
+    assert {p.name for p in (tmp_path / "killed" / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+
+
 def test_early_stop(labelled_copper, tmp_path: Path) -> None:
     how = Training(epochs=50, batch_size=4, learning_rate=1e-30, ema=0.0, patience=2)
     train("painn", labelled_copper, tmp_path, how)
@@ -171,12 +203,45 @@ def test_the_averaged_weights_are_kept(labelled_copper, tmp_path: Path) -> None:
         assert torch.allclose(weights(2, asked), used * one + (1 - used) * two, atol=1e-6)
 
 
+def test_batch_norms_are_averaged_with_the_weights(labelled_copper, tmp_path: Path) -> None:
+    def statistics(epochs: int, ema: float) -> dict[str, torch.Tensor]:
+        how = Training(epochs, batch_size=16, learning_rate=1e-2, ema=ema, schedule="constant")
+        return train("cgcnn", labelled_copper, tmp_path / f"{epochs}-{ema}", how, validated=False).state_dict()
+
+    one, two, average = statistics(1, 0.0), statistics(2, 0.0), statistics(2, 0.1)
+    name = "norms.1.running_mean"
+    assert not torch.allclose(one[name], two[name], atol=1e-4)
+    assert torch.allclose(average[name], 0.1 * one[name] + 0.9 * two[name], atol=1e-6)
+    for name, value in average.items():  # what is constant stays what it is, and a count stays a count
+        if torch.equal(one[name], two[name]) or not value.is_floating_point():
+            assert torch.equal(value, two[name]), name
+
+
 def test_another_training_in_the_folder_is_refused(labelled_copper, tmp_path: Path) -> None:
     how = Training(epochs=1, batch_size=4)
     train("cgcnn", labelled_copper, tmp_path, how)
     for frames, other in ((labelled_copper, Training(epochs=2, batch_size=4)), (labelled_copper[1:], how)):
         with pytest.raises(VibronicError, match="other settings or data"):
             train("cgcnn", frames, tmp_path, other)
+
+
+def test_another_validation_set_is_another_training(labelled_copper, tmp_path: Path) -> None:
+    how = Training(epochs=1, batch_size=4)
+    train("cgcnn", labelled_copper, tmp_path, how)
+    with pytest.raises(VibronicError, match="other settings or data"):
+        train("cgcnn", [*labelled_copper[:16], *labelled_copper[17:]], tmp_path, how)
+
+
+def test_a_full_disk_in_the_thread_of_tensorboard(
+    labelled_copper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("tensorboard.summary.writer.record_writer.RecordWriter.write", full)
+    with pytest.raises(OSError, match="No space left"):
+        train("cgcnn", labelled_copper, tmp_path, Training(epochs=3, batch_size=4))
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_a_damaged_checkpoint(labelled_copper, tmp_path: Path) -> None:
@@ -196,6 +261,16 @@ def test_divergence_and_devices(labelled_copper, tmp_path: Path) -> None:
     for device in ("abacus", "tpu"):
         with pytest.raises(VibronicError, match=f"cannot train on device '{device}'"):
             fit(model, data, None, tmp_path / "b", Training(epochs=1), device=device, progress=False)
+
+
+def test_what_a_process_of_several_tells() -> None:
+    told = "-- Process 0 terminated with the following error:\nTraceback (most recent call last):\n  File x\n    raise {0}\n{0}\n"
+    for last in ("vibronic.core.errors.VibronicError: lower it", "OSError: lower it"):
+        found = _as_told_by_a_process(ProcessRaisedException(told.format(last), 0, 1))
+        assert isinstance(found, VibronicError)
+        assert str(found) == "lower it"
+    bug = ProcessRaisedException(told.format("KeyError: 3"), 0, 1)
+    assert _as_told_by_a_process(bug) is bug
 
 
 @pytest.mark.parametrize(
@@ -265,3 +340,17 @@ def test_two_processes_share_the_work(labelled_copper, tmp_path: Path) -> None:
     assert all(torch.isfinite(v).all() for v in load_file(tmp_path / "model" / "model.safetensors").values())
     scores = json.loads((tmp_path / "model" / "config.json").read_text())["scores"]
     assert scores["mae_forces"] < 0.7 * np.mean([np.abs(a.get_forces()) for a in labelled_copper])
+
+
+@pytest.mark.slow
+def test_two_processes_diverge_in_one_sentence(labelled_copper, tmp_path: Path) -> None:
+    write_structures(tmp_path / "data.extxyz", labelled_copper)
+    text = (
+        "-m vibronic train painn data.extxyz --targets energy forces --model.width 8 --training.learning_rate 1e30 "
+        "--training.clip 0 --training.epochs 3 --device cpu --devices 2 --out model"
+    )
+    run = [sys.executable, *text.split()]
+    done = subprocess.run(run, env=environment(), capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert "vibronic: the training diverged" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -7,11 +7,14 @@ checkpoints every epoch, logs as CSV and TensorBoard, and goes on where a killed
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import logging
 import math
 import os
+import re
 import signal
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,13 +28,15 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, WeightAveraging
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 from torch.utils.data import DataLoader
 
 from vibronic.core.batch import Batch, widest
 from vibronic.core.errors import VibronicError
 from vibronic.core.model import Model
-from vibronic.core.provenance import write_json
+from vibronic.core.provenance import writable, write_json
 from vibronic.data.dataset import GraphData, loader
 from vibronic.learning.recipe import Training
 
@@ -93,8 +98,21 @@ class _Fit(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
+class _WholeCheckpoints(TorchCheckpointIO):
+    """Checkpoints that are whole or not there. Lightning's go through the temporary directory, and from there to another
+    file system byte by byte, under the name of the good one."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        with writable(Path(path)) as temporary:
+            temporary.write_bytes(content.getbuffer())
+
+
 def _moving_average(decay: float, average: Tensor, current: Tensor, n: Tensor | int) -> Tensor:
     """A young average forgets faster, or it would keep the first steps to the end of a short training."""
+    if not average.is_floating_point():  # elements and counts among the buffers
+        return current
     return average + (1 - min(decay, float((1 + n) / (10 + n)))) * (current - average)
 
 
@@ -131,7 +149,9 @@ def fit(
     checkpoints = out / "checkpoints"
     last = checkpoints / "last.ckpt"
     described = {"kind": model.kind, "config": model.config, "training": asdict(how), "seed": seed}
-    _same_training(out, {**described, "data": _fingerprint(train)})
+    _same_training(out, {**described, "data": _fingerprint(train, validation)})
+    for left in checkpoints.glob(".*.ckpt"):  # by a kill while one was written
+        left.unlink(missing_ok=True)
     pl.seed_everything(seed, verbose=False)
     model.prepare(train.batch())
     module = _Fit(model, train, validation, how, seed)
@@ -141,8 +161,9 @@ def fit(
     best = ModelCheckpoint(checkpoints, "best", monitor, enable_version_counter=False, save_on_train_epoch_end=False)
     callbacks: list[Callback] = [best, newest] if monitor else [newest]
     if how.ema:
-        # Lightning's own EMA cannot be sent to another process.
-        callbacks.append(WeightAveraging(use_buffers=False, avg_fn=partial(_moving_average, how.ema)))
+        # Lightning's own EMA cannot be sent to another process. Averaged weights need the averaged statistics of a batch
+        # norm; a buffer that is constant is its own average.
+        callbacks.append(WeightAveraging(use_buffers=True, avg_fn=partial(_moving_average, how.ema)))
     if how.patience and monitor:
         callbacks.append(EarlyStopping(monitor, patience=how.patience))
     if progress:
@@ -161,6 +182,7 @@ def fit(
                 check_val_every_n_epoch=how.validate_every,
                 gradient_clip_val=how.clip,
                 callbacks=callbacks,
+                plugins=_WholeCheckpoints(),
                 logger=loggers,
                 enable_progress_bar=progress,
                 enable_model_summary=False,
@@ -180,6 +202,13 @@ def fit(
         except SystemExit as stop:  # how Lightning passes Ctrl-C on, deaf to a second one
             signal.signal(signal.SIGINT, signal.default_int_handler)
             raise KeyboardInterrupt from stop
+        except ProcessRaisedException as error:
+            raise _as_told_by_a_process(error) from error
+        except ProcessExitedException as error:
+            raise VibronicError(
+                f"a process of the training died ({str(error).splitlines()[0]}); the same command goes on from its last "
+                "checkpoint"
+            ) from error
     state = _weights(checkpoints / "best.ckpt" if monitor else last)
     if state is not None:
         model.load_state_dict({k.removeprefix("model."): v for k, v in state.items()})
@@ -192,6 +221,12 @@ def _ddp() -> str:
     return "ddp" if {"SLURM_NTASKS", "WORLD_SIZE"} & set(os.environ) else "ddp_spawn"
 
 
+def _as_told_by_a_process(error: ProcessRaisedException) -> Exception:
+    """The mistake in one sentence that a process ended with, of which only the traceback arrives here."""
+    told = re.findall(r"^(?:vibronic\.core\.errors\.VibronicError|OSError): (.+)$", str(error), re.MULTILINE)
+    return VibronicError(told[-1]) if told else error
+
+
 def _weights(checkpoint: Path) -> dict[str, Tensor] | None:
     """The averaged weights in a checkpoint; None where there is no such file."""
     if not checkpoint.exists():
@@ -202,14 +237,13 @@ def _weights(checkpoint: Path) -> dict[str, Tensor] | None:
         raise VibronicError(f"the checkpoint {checkpoint} is damaged; delete its folder and train again") from error
 
 
-def _fingerprint(data: GraphData) -> str:
-    """Changes with any structure or label of the set."""
-    batch = data.batch()
-    labels = [batch.labels[name] for name in sorted(batch.labels)]
-    tensors = [batch.positions, batch.numbers, batch.cell, batch.index, *labels]
+def _fingerprint(*sets: GraphData | None) -> str:
+    """Changes with any structure or label of the sets."""
     digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(tensor.numpy().tobytes())
+    for batch in [data.batch() for data in sets if data is not None]:
+        labels = [batch.labels[name] for name in sorted(batch.labels)]
+        for tensor in (batch.positions, batch.numbers, batch.cell, batch.index, *labels):
+            digest.update(tensor.numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
@@ -234,6 +268,9 @@ def _quiet() -> Iterator[None]:
     """Silence what Lightning says about things that are as they should be here."""
     names = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
     levels = {name: logging.getLogger(name).level for name in names}
+    told = threading.excepthook
+    # TensorBoard writes in a thread, which prints a full disk as a traceback; the trainer raises it again.
+    threading.excepthook = lambda failure: None if issubclass(failure.exc_type, OSError) else told(failure)
     for name in names:
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
@@ -248,5 +285,6 @@ def _quiet() -> Iterator[None]:
             warnings.filterwarnings("ignore", ".*lr_scheduler.step.*")
             yield
     finally:
+        threading.excepthook = told
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
