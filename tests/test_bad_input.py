@@ -172,7 +172,9 @@ LABELS = [
     ("good.extxyz", "--targets energy --model.width 8", "no setting 'width'"),
     ("good.extxyz", "--targets energy --model.radail 8", "did you mean 'radial'"),
     ("good.extxyz", "--targets energy --model.cutoff -1", "positive"),
-    ("good.extxyz", "--targets energy --model.cutoff far", "positive"),
+    ("good.extxyz", "--targets energy --model.cutoff far", "'cutoff' of the model 'ridge' must be a finite number"),
+    ("good.extxyz", "--targets energy --model.radial 8.5", "must be a whole number, not 8.5"),
+    ("good.extxyz", "--targets energy --model.angle_cutoff 0", "positive"),
     ("good.extxyz", "--targets energy --training.epochs 0", "training.epochs"),
     ("good.extxyz", "--targets energy --devices 0", "--devices"),
 ]
@@ -181,6 +183,27 @@ LABELS = [
 @pytest.mark.parametrize(("file", "flags", "word"), LABELS)
 def test_labels_units_and_settings(home: Path, fails: Fails, tmp_path: Path, file: str, flags: str, word: str) -> None:
     assert word in fails("train", "ridge", home / file, *flags.split(), "--out", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("kind", "flag", "word"),
+    [
+        ("painn", "width=2.5", "'width' of the model 'painn' must be a whole number, not 2.5"),
+        ("painn", "width=1", "at least 2"),
+        ("painn", "layers=0", "at least one layer"),
+        ("painn", "basis=-1", "radial function"),
+        ("painn", "cutoff=.inf", "a finite number"),
+        ("painn", "pair=maybe", "true or false"),
+        ("cgcnn", "layers=true", "a whole number, not True"),
+        ("cgcnn", "width=0", "positive width"),
+        ("cgcnn", "cutoff=-2", "positive cutoff"),
+        ("cgcnn", "dropout=much", "'dropout' of the model 'cgcnn' must be a finite number"),
+        ("cgcnn", "sigmoid=1", "true or false"),
+    ],
+)
+def test_settings_of_a_network(home: Path, fails: Fails, tmp_path: Path, kind: str, flag: str, word: str) -> None:
+    run = ["train", kind, home / "good.extxyz", "--targets", "band_gap", f"--model.{flag}", "--out", tmp_path / "m"]
+    assert word in fails(*run)
 
 
 def test_a_device_that_is_not_here(home: Path, fails: Fails, tmp_path: Path) -> None:
@@ -478,6 +501,17 @@ MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
     "empty config": (cut("config.json", 0), "corrupt"),
     "binary config": (lambda f: (f / "config.json").write_bytes(b"\xff\xfe\x00"), "corrupt"),
     "newer version": (edited(format=99), "format version 99"),
+    "newer version with other keys": (
+        lambda f: (f / "config.json").write_text('{"format": 2, "model": "painn"}'),
+        "format version 2",
+    ),
+    "intervals of the wrong type": (edited(intervals=[1]), "'intervals' is not a table"),
+    "intervals that are no numbers": (edited(intervals={"energy": "wide"}), "'intervals' are not numbers"),
+    "no scores": (edited(scores=None), "'scores' is not a table"),
+    "config that is a folder": (
+        lambda f: ((f / "config.json").unlink(), (f / "config.json").mkdir()),
+        "config.json cannot be read (Is a directory)",
+    ),
     "unknown kind": (edited(kind="oracle"), "no model kind 'oracle'"),
     "kind that is code": (edited(kind="os.system"), "no model kind"),
     "unknown setting": (edited(config={"magic": 1}), "no setting 'magic'"),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module, resources
@@ -59,16 +60,17 @@ def build(kind: str, **config: Any) -> Model:
         raise VibronicError(f"there is no model kind '{kind}'; choose one of {', '.join(MODELS)}")
     module, name = MODELS[kind]
     model_class = getattr(import_module(module), name)
-    known = [p for p in inspect.signature(model_class).parameters if p not in ("targets", "units")]
+    parameters = inspect.signature(model_class, eval_str=True).parameters
+    known = [p for p in parameters if p not in ("targets", "units")]
     for key in config:
         if key not in (*known, "targets", "units"):
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean '{near[0]}'?" if near else f"its settings: {', '.join(known)}"
             raise VibronicError(f"the model '{kind}' has no setting '{key}'; {hint}")
-    for key in ("cutoff", "width", "layers", "basis"):
-        value = config.get(key, 1)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-            raise VibronicError(f"the setting '{key}' of the model '{kind}' must be a positive number, not {value!r}")
+    for key, value in config.items():
+        wanted = parameters[key].annotation
+        if wanted in _KINDS and not _is(wanted, value):
+            raise VibronicError(f"the setting '{key}' of the model '{kind}' must be {_KINDS[wanted]}, not {value!r}")
     try:
         return model_class(**config)
     except VibronicError:
@@ -76,6 +78,15 @@ def build(kind: str, **config: Any) -> Model:
     except (TypeError, ValueError, RuntimeError, AttributeError) as error:
         reason = str(error).splitlines()[0]
         raise VibronicError(f"the model '{kind}' cannot be built with these settings ({reason})") from error
+
+
+_KINDS: dict[Any, str] = {bool: "true or false", int: "a whole number", float: "a finite number"}
+
+
+def _is(kind: type, value: object) -> bool:
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return type(value) is kind  # or True would be a whole number
 
 
 def save(model: Model, folder: Path, card: Card) -> None:
@@ -118,22 +129,7 @@ def load(model: str | Path) -> tuple[Model, Card]:
         raise VibronicError(
             f"{folder} holds {pickles[0]}, which may run code when opened; Vibronic reads only safetensors: remove it"
         )
-    try:
-        described = json.loads((folder / "config.json").read_text())
-        version, kind, config = described["format"], described["kind"], described["config"]
-        card = Card(**{k: described[k] for k in ("data", "scores", "units", "intervals", "licence")})
-        config = {str(k): v for k, v in config.items()}
-    except FileNotFoundError as error:
-        raise VibronicError(f"{folder} is not a model folder: it has no config.json") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise VibronicError(
-            f"{folder}/config.json is corrupt ({error}); train the model again or restore it"
-        ) from error
-    if version != FORMAT:
-        raise VibronicError(
-            f"{folder} has format version {version}, this Vibronic reads version {FORMAT}; "
-            "install the version of Vibronic named in its config.json"
-        )
+    kind, config, card = _description(folder)
     network = build(kind, **config)
     try:
         state = load_file(folder / "model.safetensors")
@@ -147,6 +143,33 @@ def load(model: str | Path) -> tuple[Model, Card]:
     except (SafetensorError, RuntimeError, OSError) as error:
         raise VibronicError(f"{folder}/model.safetensors is corrupt or of another model; train it again") from error
     return network.eval(), card
+
+
+def _description(folder: Path) -> tuple[str, dict[str, Any], Card]:
+    """Kind, settings and card of a model folder, from its ``config.json``."""
+    try:
+        described = json.loads((folder / "config.json").read_text())
+        version = described["format"]
+        if version != FORMAT:  # before anything else is looked for: another version may have other keys
+            raise VibronicError(
+                f"{folder} has format version {version}, this Vibronic reads version {FORMAT}; "
+                "install the version of Vibronic named in its config.json"
+            )
+        card = Card(**{k: described[k] for k in ("data", "scores", "units", "intervals", "licence")})
+        for key in ("config", "data", "scores", "units", "intervals"):
+            if not isinstance(described[key], dict):
+                raise TypeError(f"'{key}' is not a table")
+        if not all(_is(float, half) for half in card.intervals.values()):
+            raise TypeError("'intervals' are not numbers")
+        return described["kind"], described["config"], card
+    except FileNotFoundError as error:
+        raise VibronicError(f"{folder} is not a model folder: it has no config.json") from error
+    except OSError as error:
+        raise VibronicError(f"{folder}/config.json cannot be read ({error.strerror}); restore the folder") from error
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise VibronicError(
+            f"{folder}/config.json is corrupt ({error}); train the model again or restore it"
+        ) from error
 
 
 def shipped() -> list[str]:

@@ -84,6 +84,8 @@ class CrystalGraph(Model):
         refused = [t.name for t in self.targets if t.shape or t.level != "structure"]
         if refused:
             raise VibronicError(f"cgcnn learns one number per structure, not {', '.join(refused)}; use painn for those")
+        if min(width, layers) < 1 or cutoff <= 0:
+            raise VibronicError("cgcnn needs a positive width, at least one layer, and a positive cutoff")
         if pooling not in ("mean", "max") or not 0 <= dropout < 1:
             raise VibronicError(
                 f"cgcnn pools by mean or max (not {pooling!r}) and drops out 0 <= p < 1 (not {dropout})"

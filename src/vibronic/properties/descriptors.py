@@ -53,6 +53,8 @@ class DescriptorRidge(Model):
             raise VibronicError(f"ridge learns one number per structure, not {', '.join(refused)}; use painn for those")
         if radial < 2 or angular < 0 or angular == 1:
             raise VibronicError("ridge needs at least 2 radial Gaussians, and 0 or at least 2 angular ones")
+        if min(cutoff, angle_cutoff) <= 0:
+            raise VibronicError("ridge needs a positive cutoff, of pairs and of angles")
         self.radial, self.angular, self.angle_cutoff = radial, angular, min(angle_cutoff, cutoff)
         for name in ("weights", "mean", "deviation", "intercept"):
             self.register_buffer(name, torch.zeros(0))

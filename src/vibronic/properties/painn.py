@@ -137,6 +137,10 @@ class PaiNN(Model):
         self.names = [t.name for t in self.targets]
         if {"forces", "stress"} & set(self.names) and "energy" not in self.names:
             raise VibronicError("forces and stress are derivatives of the energy: add 'energy' to the targets")
+        if width < 2 or min(layers, basis) < 1 or cutoff <= 0:
+            raise VibronicError(
+                "painn needs a width of at least 2, at least one layer and one radial function, and a positive cutoff"
+            )
         self.weights = {name: {**WEIGHTS, **(weights or {})}.get(name, 1.0) for name in self.names}
         self.scalars = [t for t in self.targets if t.name not in POTENTIAL]
         refused = [t.name for t in self.scalars if t.shape or t.level != "structure"]
