@@ -19,6 +19,9 @@ MOST_ELEMENTS = 8
 """With more elements a pair potential has too many coefficients; then only the reference energies are fitted."""
 LEAST_LEFT = 0.01
 """Share of a label's spread that is always left for the network: a fit to few labels flatters itself."""
+LEAST_PENALTY = 3e-8
+"""Of the curvature. Cross-validation sees the distances of the training set only and would take less; hotter structures
+then meet a potential that swings where no distance was."""
 
 
 class RadialBasis(nn.Module):
@@ -90,13 +93,12 @@ class PairPotential(nn.Module):
         columns, labels = self._columns(few, names), {n: self._left(few, n) for n in names}
         # Every label counts alike, however many numbers it has.
         weight = {n: 1 / y.norm().clamp(min=1e-12) for n, y in labels.items()}
-        x = torch.cat([columns[n] * weight[n] for n in names])
-        size = x.norm(dim=0)
-        size = torch.where(size > 1e-8 * size.max(), size, torch.inf)  # pairs that no structure has
-        fitted, error = ridge(x / size, torch.cat([labels[n] * weight[n] for n in names]))
+        smooth = self._smooth(float(few.edge_vectors().norm(dim=-1).min()))
+        x = torch.cat([columns[n] * weight[n] for n in names]).unflatten(1, (-1, len(smooth))) @ smooth
+        fitted, error = ridge(x.flatten(1), torch.cat([labels[n] * weight[n] for n in names]), least=LEAST_PENALTY)
         k = len(self.elements)
         first, second = torch.triu_indices(k, k)
-        table = (fitted / size).view(len(first), -1)
+        table = fitted.view(len(first), -1) @ smooth.T
         self.coefficients = self.coefficients.new_zeros(k, k, table.shape[1])
         self.coefficients[first, second] = self.coefficients[second, first] = table.to(self.coefficients)
         edges = self(batch, self.radial(batch.edge_vectors().norm(dim=-1)))
@@ -106,6 +108,18 @@ class PairPotential(nn.Module):
             n: torch.maximum(spread(e / weight[n], 0.0), LEAST_LEFT * spread(labels[n], 0.0))
             for n, e in zip(names, errors, strict=True)
         }
+
+    def _smooth(self, shortest: float) -> Tensor:
+        """(basis, basis) change of coefficients after which a ridge penalises the curvature of phi.
+
+        Where the training set has no distances nothing else holds phi, and it is asked for them later: a curvature
+        penalty goes on smoothly there, one on the coefficients oscillates.
+        """
+        r = torch.linspace(0.7 * shortest, self.radial.cutoff, 200, dtype=torch.float64)
+        curvature = self.radial(r).diff(n=2, dim=0) / (r[1] - r[0]) ** 2
+        gram = curvature.T @ curvature
+        gram += 1e-9 * gram.trace() / len(gram) * torch.eye(len(gram), dtype=gram.dtype)
+        return torch.linalg.inv(torch.linalg.cholesky(gram)).T
 
     def _composition(self, batch: Batch) -> Tensor:
         """(B, elements) share of each element in each structure."""
