@@ -7,6 +7,7 @@ Writes benchmarks/results/srtio3.json. One process and one thread per seed; a ki
 
 import argparse
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -68,20 +69,25 @@ def fit(kind: str, targets: list[str], settings: dict, how: Training, folder: Pa
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/srtio3"))
-    parser.add_argument("--epochs", type=int, default=150)
+    parser.add_argument("--epochs", type=int, default=80)
     parser.add_argument("--width", type=int, default=64)
-    parser.add_argument("--layers", type=int, default=2)
-    parser.add_argument("--cutoff", type=float, default=6.0)
-    parser.add_argument("--stress", type=float, default=50.0, help="weight of the stress in the loss; forces have 50")
+    parser.add_argument("--layers", type=int, default=3)
+    parser.add_argument("--cutoff", type=float, default=5.0)
+    parser.add_argument("--energy", type=float, default=5.0, help="weight in the loss; forces have 50")
+    parser.add_argument("--stress", type=float, default=10.0, help="weight in the loss")
+    parser.add_argument("--weight_decay", type=float, default=0.1)
+    parser.add_argument("--learning_rate", type=float, default=3e-3)
     parser.add_argument("--seeds", type=int, default=2)
     options = parser.parse_args()
     network = {
         "width": options.width,
         "layers": options.layers,
         "cutoff": options.cutoff,
-        "weights": {"stress": options.stress},
+        "weights": {"energy": options.energy, "stress": options.stress},
     }
-    how = Training(epochs=options.epochs, ema=0.999)
+    how = Training(
+        epochs=options.epochs, ema=0.999, weight_decay=options.weight_decay, learning_rate=options.learning_rate
+    )
     results = {"ridge": fit("ridge", ["energy", "pressure"], {}, how, options.out / "ridge", 0)}
     with processes(options.seeds) as pool:
         targets = ["energy", "forces", "stress"]
@@ -96,7 +102,7 @@ def main() -> None:
         "what": "SrTiO3, 270 training cells (243 to fit, 27 to choose the epoch; the ridge fits all), 30 test cells",
         "targets": {"mae_energy [meV/atom]": 3.2, "mae_pressure [GPa]": 0.059},
         **results,
-        "settings": {"painn": network, "epochs": options.epochs},
+        "settings": {"painn": network, "training": asdict(how)},
     }
     command = " ".join(f"--{k} {v}" for k, v in vars(options).items() if k != "out")
     record.write("srtio3", content, f"python benchmarks/srtio3.py {command}")
