@@ -1,0 +1,239 @@
+"""The verb ``train``: settings, parts of the data, fit, and the card of the model."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from vibronic.core.errors import VibronicError
+from vibronic.core.provenance import check_writable, run_record
+from vibronic.learning.recipe import Training
+from vibronic.verbs.common import Setting, say
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from vibronic.core.model import Model
+    from vibronic.learning.store import Card
+
+FRACTIONS = (0.8, 0.1, 0.1)
+"""Training, validation and test part of a data set."""
+
+
+def train(
+    kind: Literal["painn", "cgcnn", "ridge"],
+    data: str,
+    targets: list[str] | None = None,
+    units: dict[str, str] | None = None,
+    validation: str | None = None,
+    test: str | None = None,
+    fractions: tuple[float, float, float] = FRACTIONS,
+    preset: Literal["paper2025"] | None = None,
+    model: dict[str, Setting] | None = None,
+    training: Training = Training(),  # noqa: B008
+    device: str = "auto",
+    devices: int = 1,
+    out: Path = Path("runs/model"),
+    seed: int = 0,
+) -> Path:
+    """Train a property model on labelled structures; the folder it writes is the model.
+
+      vibronic train painn labelled.extxyz --targets energy forces stress --out runs/potential
+      vibronic train painn Ag3SBr-pbe --targets band_gap vbm --training.epochs 200 --out runs/gap
+      vibronic train cgcnn Ag3SBr-pbe --targets band_gap --preset paper2025 --out runs/paper
+      vibronic train ridge labelled.extxyz --targets energy pressure --out runs/floor
+
+    A killed training goes on with the same command.
+
+    Args:
+        kind: painn (equivariant; energy, forces, stress and scalars), cgcnn (the paper's), ridge (pairs and angles).
+        data: labelled extxyz, folder or name (see 'vibronic data').
+        targets: what to learn; what the data carries of energy, forces, stress where none are given.
+        units: of targets that Vibronic does not know, e.g. --units.my_gap eV.
+        validation: labelled file to choose the best epoch on, instead of a part of the data.
+        test: labelled file to score on, instead of a part of the data.
+        fractions: training, validation and test part of the data, where no such files are given.
+        preset: paper2025 (cgcnn): the settings of arXiv 2511.15222's scripts, wherever model, training and fractions are
+            left as they are.
+        model: settings of the model, e.g. --model.width 64 --model.cutoff 5.0.
+        training: how to train, e.g. --training.epochs 200.
+        device: auto, cpu, gpu, ...
+        devices: processes; more than one trains with DDP.
+        out: model folder, with logs and checkpoints.
+        seed: of the split, the weights and the order of the data.
+
+    Returns:
+        The model folder.
+    """
+    import torch
+
+    from vibronic.data import sources
+    from vibronic.learning import store
+
+    if devices < 1:
+        raise VibronicError(f"--devices is the number of processes, at least 1, not {devices}")
+    if not fractions[0] > 0 or min(fractions) < 0:
+        raise VibronicError(f"--fractions are shares for training (more than 0), validation and test, not {fractions}")
+    if preset is not None:
+        model, training, fractions = _preset(preset, kind, model, training, fractions)
+    config: dict[str, Any] = {
+        "kind": kind,
+        "data": data,
+        "targets": targets,
+        "validation": validation,
+        "test": test,
+        "preset": preset,
+        "fractions": fractions,
+        "model": model,
+        "training": asdict(training),
+        "device": device,
+        "devices": devices,
+    }
+    with run_record(out, "train", config, seed, reads=[data, validation, test]) as record:
+        frames = sources.structures(data)
+        settings = _settings(kind, data, frames[0], targets, units, model)
+        torch.manual_seed(seed)
+        network = store.build(kind, **settings)
+        fitted, chosen, scored = _parts(network, data, frames, validation, test, fractions, seed)
+        say(f"structures: {len(fitted)} to fit, {len(chosen)} to validate, {len(scored)} to score")
+        check_writable(out)
+        record["structures"] = {"fitted": len(fitted), "validated": len(chosen), "scored": len(scored)}
+        record |= _fit(network, fitted, chosen, out, training, seed, device, devices)
+        card = _card(network, fitted, chosen, scored)
+        store.save(network, out, card)
+        record["scores"] = card.scores
+    for name, value in card.scores.items():
+        if name.startswith(("mae", "r2")):
+            say(f"{name.replace('_', ' of ', 1)}: {value:.4g} {card.units[name]} ({len(scored)} unseen structures)")
+    say(f"model: {out}")
+    return out
+
+
+def _preset(
+    preset: str,
+    kind: str,
+    model: dict[str, Setting] | None,
+    training: Training,
+    fractions: tuple[float, float, float],
+) -> tuple[dict[str, Setting], Training, tuple[float, float, float]]:
+    """Settings of the model, training and fractions: the preset's, except where the user changed a default."""
+    from vibronic.properties.cgcnn import PAPER2025
+
+    if kind != "cgcnn":
+        raise VibronicError(f"the preset {preset} belongs to cgcnn, not {kind}")
+    default = asdict(Training())
+    changed = {name: value for name, value in asdict(training).items() if value != default[name]}
+    return (
+        {**PAPER2025["model"], **(model or {})},
+        Training(**{**PAPER2025["training"], **changed}),
+        PAPER2025["fractions"] if tuple(fractions) == FRACTIONS else fractions,
+    )
+
+
+def _settings(
+    kind: str,
+    data: str,
+    first: Atoms,
+    targets: list[str] | None,
+    units: dict[str, str] | None,
+    model: dict[str, Setting] | None,
+) -> dict[str, Any]:
+    """What builds the model: its targets (where none are given, those its data carries), their units, its settings."""
+    from vibronic.core.targets import TARGETS
+    from vibronic.data import sources
+    from vibronic.data.dataset import declared_units, label_of
+
+    units = units or {}
+    if targets is None:
+        targets = [t for t in ("energy", "forces", "stress") if label_of(first, t) is not None]
+        if kind != "painn":
+            targets = [t.replace("stress", "pressure") for t in targets if t != "forces"]
+        if not targets:
+            raise VibronicError(f"{data} carries no energies; say what to learn with --targets")
+    for name, unit in units.items():
+        if name not in targets:
+            raise VibronicError(f"--units.{name} is of no target; the targets are {', '.join(targets)}")
+        if name in TARGETS:
+            raise VibronicError(
+                f"--units is only for targets that Vibronic does not know; if '{name}' is in {unit} in {data}, say so in a "
+                f"dataset.yaml beside it: 'units: {{{name}: {unit}}}'"
+            )
+    declared = declared_units(sources.resolve(data))
+    units = {**{t: declared[t] for t in targets if t in declared and t not in TARGETS}, **units}
+    unknown = [t for t in targets if t not in TARGETS and t not in units]
+    if unknown:
+        raise VibronicError(f"what is the unit of '{unknown[0]}'? give it with --units.{unknown[0]} UNIT")
+    return {"targets": targets, "units": units or None, **(model or {})}
+
+
+def _parts(
+    network: Model,
+    data: str,
+    frames: list[Atoms],
+    validation: str | None,
+    test: str | None,
+    fractions: tuple[float, float, float],
+    seed: int,
+) -> tuple[list[Atoms], list[Atoms], list[Atoms]]:
+    """Structures to fit, to choose the epoch and set the intervals on, and to score: parts of the data, or files."""
+    from vibronic.data import sources
+    from vibronic.data.dataset import labels_of, split
+
+    def labelled(structures: list[Atoms], file: str) -> list[Atoms]:
+        """Refuse a fault in any label, naming its place in the user's file, before anything is computed."""
+        for k, atoms in enumerate(structures):
+            labels_of(atoms, network.targets, f"{file}, structure {k}")
+        return structures
+
+    labelled(frames, data)
+    shares = [fractions[0], 0.0 if validation else fractions[1], 0.0 if test else fractions[2]]
+    parts = iter(split(frames, [s for s in shares if s > 0], seed))
+    fitted, chosen, scored = ([frames[k] for k in next(parts)] if s > 0 else [] for s in shares)
+    if validation:
+        chosen = labelled(sources.structures(validation), validation)
+    if test:
+        scored = labelled(sources.structures(test), test)
+    if network.kind == "ridge":  # its penalty is chosen within the training set
+        fitted, chosen = [*fitted, *chosen], []
+    return fitted, chosen, scored
+
+
+def _fit(
+    network: Model,
+    fitted: list[Atoms],
+    chosen: list[Atoms],
+    out: Path,
+    training: Training,
+    seed: int,
+    device: str,
+    devices: int,
+) -> dict[str, Any]:
+    """Fit the model in place, in closed form or by steps; returns what is worth recording."""
+    import torch
+
+    from vibronic.data.dataset import GraphData
+    from vibronic.properties.descriptors import DescriptorRidge
+
+    data = GraphData(fitted, network.targets, network.cutoff)
+    if isinstance(network, DescriptorRidge):
+        network.fit(data.batch().to(dtype=torch.float64))
+        return {}
+    from vibronic.learning.training import fit
+
+    validation = GraphData(chosen, network.targets, network.cutoff) if chosen else None
+    return {"last": fit(network, data, validation, out, training, seed, device, devices)}
+
+
+def _card(network: Model, fitted: list[Atoms], chosen: list[Atoms], scored: list[Atoms]) -> Card:
+    """What the model was trained on, and how well it predicts what it was not."""
+    from vibronic.data.dataset import describe
+    from vibronic.learning.prediction import intervals, predict, score
+    from vibronic.learning.store import Card
+
+    card = Card(describe(fitted), licence="as the data")
+    if scored:
+        card.scores, card.units = score(network.targets, predict(network, scored), scored)
+    if chosen:
+        card.intervals = intervals(network.targets, predict(network, chosen), chosen)
+    return card
