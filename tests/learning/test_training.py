@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
+from ase.build import bulk
+from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from safetensors.torch import load_file
 from torch.multiprocessing import ProcessRaisedException
@@ -354,3 +356,19 @@ def test_two_processes_diverge_in_one_sentence(labelled_copper, tmp_path: Path) 
     assert done.returncode == 2, done.stderr
     assert "vibronic: the training diverged" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_validation_set_of_other_elements_is_refused_at_once(tmp_path: Path) -> None:
+    """Not after hours of training, and not by an index error in the pair potential."""
+    frames = []
+    for symbol in ("Cu", "Au"):
+        atoms = bulk(symbol, cubic=True)
+        atoms.rattle(0.1, seed=0)
+        atoms.calc = EMT()
+        labels = {"energy": atoms.get_potential_energy(), "forces": atoms.get_forces()}
+        atoms.calc = SinglePointCalculator(atoms, **labels)
+        frames.append(atoms)
+    model = store.build("painn", targets=["energy", "forces"], width=8, layers=1, cutoff=4.0)
+    train, validation = (GraphData([a], model.targets, model.cutoff) for a in frames)
+    with pytest.raises(VibronicError, match="never seen Au"):
+        fit(model, train, validation, tmp_path, Training(epochs=1), device="cpu", progress=False)

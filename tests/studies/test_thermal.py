@@ -118,13 +118,15 @@ def test_a_spare_takes_the_place_of_what_cannot_be_labelled(plan, finished, tmp_
     def fails_twice(structures, *args, **kwargs):
         return honest(structures[:-2] if len(structures) == plan.pool else structures, *args, **kwargs)
 
+    said: list[str] = []
     monkeypatch.setattr(labelling, "label", fails_twice)
-    thermal._label(plan, [tmp_path / "Cu"], tmp_path, 1)
+    thermal._label(plan, [tmp_path / "Cu"], tmp_path, 1, said.append)
     assert len(read_labelled(tmp_path / "Cu" / "phonons-labelled.extxyz")) == plan.pool
+    assert all("2 configurations" in sentence for sentence in said)
     (tmp_path / "Cu" / "phonons-labelled.extxyz").unlink()
     monkeypatch.setattr(labelling, "label", lambda s, *args, **kwargs: honest(s[:1], *args, **kwargs))
     with pytest.raises(VibronicError, match="too many configurations of Cu"):
-        thermal._label(plan, [tmp_path / "Cu"], tmp_path, 1)
+        thermal._label(plan, [tmp_path / "Cu"], tmp_path, 1, said.append)
 
 
 def row(label: str, seed: int, mae: float, constant: float = 9.0) -> dict:
@@ -184,6 +186,10 @@ def test_an_impossible_plan_is_refused():
         Plan(sizes=(2,))
     with pytest.raises(VibronicError, match="temperature of a study must be positive"):
         Plan(temperature=-10)
+    with pytest.raises(VibronicError, match="differ"):
+        Plan(seeds=(1, 1))
+    with pytest.raises(VibronicError, match="at most 19"):
+        Plan(gap_sizes=(20,))
     with pytest.raises(VibronicError, match="supercell"):
         Plan(supercell=(2, 2, 0))
 

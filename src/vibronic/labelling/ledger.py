@@ -107,8 +107,11 @@ class Ledger:
         tables = self.connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         if tables and pragma("application_id") != _APPLICATION:
             raise VibronicError(f"{self.path} is an SQLite file of another program, not a ledger; choose another name")
-        if tables and pragma("user_version") > _VERSION:
-            raise VibronicError(f"{self.path} was written by a newer vibronic; upgrade, or choose another name")
+        if tables and pragma("user_version") != _VERSION:
+            raise VibronicError(
+                f"{self.path} was written by another version of vibronic, which names labels differently; "
+                "choose another --ledger"
+            )
         self._write_ahead()
         self.connection.execute("PRAGMA synchronous = FULL")
         if not tables:
@@ -117,8 +120,6 @@ class Ledger:
             self.connection.execute(f"PRAGMA user_version = {_VERSION}")
             self.connection.execute(_SCHEMA)
             self.connection.execute("COMMIT")
-        elif pragma("user_version") < _VERSION:  # the same table; what it holds is under keys that nobody asks for now
-            self.connection.execute(f"PRAGMA user_version = {_VERSION}")
 
     def _write_ahead(self) -> None:
         """Switch to the write-ahead log. SQLite does not wait by itself while another process does the same."""

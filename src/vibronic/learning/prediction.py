@@ -187,7 +187,7 @@ def predictions_of(
     """The targets of a ``predictions.csv`` and, by name, their predictions for ``structures``, in Vibronic's units.
 
     Stress comes as (3, 3), from its six columns; forces from the extxyz beside the table, where there is one. A stress
-    that is empty throughout, as that of molecules, is left out.
+    that is missing in a row, as that of a molecule, is left out.
 
     Raises:
         VibronicError: a file is of other structures, has a unit of another quantity, or an entry that is no finite number.
@@ -203,7 +203,7 @@ def predictions_of(
     values: dict[str, Sequence[np.ndarray] | np.ndarray] = {
         t.name: _column(path, rows, t.name, units[t.name], t.unit) for t in targets
     }
-    if set(stress) <= set(units) and any(row[f"{stress[0]} [{units[stress[0]]}]"] for row in rows):
+    if set(stress) <= set(units) and all(row[f"{stress[0]} [{units[stress[0]]}]"] for row in rows):
         t = TARGETS["stress"]
         voigt = np.stack([_column(path, rows, name, units[name], t.unit) for name in stress], axis=1)
         targets, values = [*targets, t], {**values, "stress": voigt[:, [[0, 5, 4], [5, 1, 3], [4, 3, 2]]]}

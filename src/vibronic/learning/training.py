@@ -154,6 +154,8 @@ def fit(
         left.unlink(missing_ok=True)
     pl.seed_everything(seed, verbose=False)
     model.prepare(train.batch())
+    if validation is not None:
+        model.check_elements(validation.batch().numbers)
     module = _Fit(model, train, validation, how, seed)
     monitor = "val_loss" if validation is not None else None
     # Lightning's ``save_last`` is only as recent as the best checkpoint; this one is as recent as the last epoch.
@@ -269,8 +271,14 @@ def _quiet() -> Iterator[None]:
     names = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
     levels = {name: logging.getLogger(name).level for name in names}
     told = threading.excepthook
-    # TensorBoard writes in a thread, which prints a full disk as a traceback; the trainer raises it again.
-    threading.excepthook = lambda failure: None if issubclass(failure.exc_type, OSError) else told(failure)
+
+    def untold(failure: threading.ExceptHookArgs) -> None:
+        """TensorBoard writes in a thread, which prints a full disk as a traceback; the trainer raises it again."""
+        writer = type(failure.thread).__module__.startswith("tensorboard")
+        if not (writer and issubclass(failure.exc_type, OSError)):
+            told(failure)
+
+    threading.excepthook = untold
     for name in names:
         logging.getLogger(name).setLevel(logging.ERROR)
     try:

@@ -212,7 +212,7 @@ class PaiNN(Model):
             out[t.name] = value * batch.n_atoms if t.extensive else value
         if "energy" in self.names:
             per_atom = self.energy(features).squeeze(-1) * self.depth
-            pairs = scatter_sum(self.pair(batch, basis), batch.edge_structure, size)
+            pairs = scatter_sum(self.pair(batch, distance), batch.edge_structure, size)
             learned = scatter_sum(per_atom, batch.index, size) + pairs
             out["energy"] = learned + scatter_sum(self.pair.reference[batch.numbers], batch.index, size)
             if differentiate:

@@ -15,6 +15,8 @@ from vibronic.properties.readout import scatter_sum, spread
 
 FIT_ATOMS = 20_000
 """A pair potential has few coefficients: this many atoms, evenly spaced in the training set, fix them."""
+CHUNK = 256
+"""Structures whose pairs are evaluated at once."""
 MOST_ELEMENTS = 8
 """With more elements a pair potential has too many coefficients; then only the reference energies are fitted."""
 LEAST_LEFT = 0.01
@@ -64,14 +66,18 @@ class PairPotential(nn.Module):
         super().__init__()
         self.radial, self.most_elements = radial, most_elements
         self.register_buffer("reference", torch.zeros(119, dtype=torch.float64))
-        self.register_buffer("coefficients", torch.zeros(0))
+        self.register_buffer("coefficients", torch.zeros(0, dtype=torch.float64))
         self.register_buffer("elements", torch.zeros(0, dtype=torch.long))
 
-    def forward(self, batch: Batch, basis: Tensor) -> Tensor:
-        """(E,) share of each edge in the energy, eV, from the radial basis (E, basis) of its length."""
+    def forward(self, batch: Batch, distance: Tensor) -> Tensor:
+        """(E,) share of each edge in the energy, eV, from its length (E,), Angstrom.
+
+        In double precision where the device has it: large terms of both signs add up to a smooth potential.
+        """
         if not len(self.coefficients):
-            return basis.new_zeros(len(basis))
+            return distance.new_zeros(len(distance))
         a, b = torch.searchsorted(self.elements, batch.numbers)[batch.edge_index]
+        basis = batch.weigh(self.radial(distance.to(self.coefficients)))
         return 0.5 * (basis * self.coefficients[a, b]).sum(-1)
 
     def fit(self, batch: Batch, names: Sequence[str]) -> dict[str, Tensor]:
@@ -101,8 +107,10 @@ class PairPotential(nn.Module):
         table = fitted.view(len(first), -1) @ smooth.T
         self.coefficients = self.coefficients.new_zeros(k, k, table.shape[1])
         self.coefficients[first, second] = self.coefficients[second, first] = table.to(self.coefficients)
-        edges = self(batch, self.radial(batch.edge_vectors().norm(dim=-1)))
-        self._reference(batch, scatter_sum(edges, batch.edge_structure, batch.n_structures))
+        parts = [batch.select(some) for some in torch.arange(batch.n_structures).split(CHUNK)]  # bounds the memory
+        edges = [self(part, part.edge_vectors().norm(dim=-1)) for part in parts]
+        pairs = [scatter_sum(e, p.edge_structure, p.n_structures) for e, p in zip(edges, parts, strict=True)]
+        self._reference(batch, torch.cat(pairs))
         errors = error.split([len(labels[n]) for n in names])
         return {
             n: torch.maximum(spread(e / weight[n], 0.0), LEAST_LEFT * spread(labels[n], 0.0))

@@ -220,4 +220,4 @@ def _independent_snapshots(snapshots: Sequence[Atoms], reference: Atoms) -> str:
     n = len(snapshots)
     count = max(1, round(n / statistical_inefficiency(values)))
     advice = "; a longer --interval decorrelates them" if count < n else ""
-    return f"The {n} snapshots count as {count} independent ones ({quantity}){advice}."
+    return f"The {n} snapshots count as at most {count} independent ones ({quantity}){advice}."

@@ -295,7 +295,7 @@ def sscha_force_constants(
                 finding = (
                     f"self-consistent force constants at {temperature:g} K after {iteration} iterations of {n} "
                     f"configurations explain {100 * r2:.1f} % of the variance of the forces; {modes.describe()}; other "
-                    f"random numbers change a frequency by up to {error:.2f} THz, the statistical error"
+                    f"random numbers changed a frequency by up to {error:.2f} THz: the statistical error is of this order"
                 )
                 return replace(fitted, findings=[*reference.findings, finding])
             mixing = mixing / 2 if change > before else min(1.2 * mixing, 1.0)

@@ -81,9 +81,10 @@ class Rattle:
             u = accepted[:, 0]
             if self.min_distance is not None:
                 extra = {"rejected_share": rejected}
-        info = provenance(
-            atoms, "rattle", seed, distribution=self.distribution, amplitude=float(self.amplitude), **extra
-        )
+        # What was reached: close to the minimum distance, less than was asked for.
+        reached = np.sqrt(((u - u.mean(axis=1, keepdims=True)) ** 2).sum(axis=2).mean())
+        amplitude = self.amplitude if self.distribution == "uniform-positive" else reached
+        info = provenance(atoms, "rattle", seed, distribution=self.distribution, amplitude=float(amplitude), **extra)
         return snapshots_from(atoms, u, info)
 
     @classmethod

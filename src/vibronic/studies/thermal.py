@@ -64,7 +64,7 @@ def run(plan: Plan, out: Path, workers: int = 2, say: Callable[[str], None] = pr
     for crystal, folder in pairs:
         for finding in _draw(plan, crystal, folder):
             say(f"{folder.name}: {finding}")
-    _label(plan, folders, out, workers)
+    _label(plan, folders, out, workers, say)
     jobs = [job for name, folder in zip(names, folders, strict=True) for job in potential_jobs(plan, name, folder)]
     if plan.gap:
         jobs += gap_jobs(plan, out / "gap")
@@ -229,7 +229,7 @@ def _distinct(harmonic: ForceConstants, chosen: ForceConstants) -> list[tuple[st
     return [("harmonic", harmonic)] + ([("effective", chosen)] if chosen is not harmonic else [])
 
 
-def _label(plan: Plan, folders: Sequence[Path], out: Path, workers: int) -> None:
+def _label(plan: Plan, folders: Sequence[Path], out: Path, workers: int, say: Callable[[str], None]) -> None:
     """Labels for both sets of every crystal, through one ledger; a spare takes the place of a structure that fails."""
     from vibronic.labelling.label import label
 
@@ -238,15 +238,17 @@ def _label(plan: Plan, folders: Sequence[Path], out: Path, workers: int) -> None
             path = folder / f"{name}-labelled.extxyz"
             if path.exists():
                 continue
-            waiting = read_structures(folder / f"{name}.extxyz")
-            labelled: list[Atoms] = []
-            while len(labelled) < plan.pool:
-                missing = plan.pool - len(labelled)
-                if len(waiting) < missing:
+            frames = read_structures(folder / f"{name}.extxyz")
+            labelled = label(frames[: plan.pool], plan.engine, out / "ledger.sqlite", workers=workers).labelled
+            if failed := plan.pool - len(labelled):
+                spares = label(frames[plan.pool :], plan.engine, out / "ledger.sqlite", workers=workers).labelled
+                if len(spares) < failed:
                     raise VibronicError(
                         f"too many configurations of {folder.name} ({name}) cannot be labelled by {plan.engine}; "
                         f"the reasons are in {out / 'ledger.sqlite'}"
                     )
-                report = label(waiting[:missing], plan.engine, out / "ledger.sqlite", workers=workers)
-                waiting, labelled = waiting[missing:], [*labelled, *report.labelled]
+                say(
+                    f"{folder.name}: {failed} configurations of the {name} set were not labelled; spares took their place"
+                )
+                labelled += spares[:failed]
             write_structures(path, labelled)

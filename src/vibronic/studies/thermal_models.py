@@ -59,8 +59,8 @@ class Job:
 def potential_jobs(plan: Plan, crystal: str, folder: Path) -> list[Job]:
     """Energy, forces and stress from PaiNN; energy and pressure from the ridge, which every table holds.
 
-    Every seed has structures of its own, so that the spread over seeds is that of the whole experiment; the sets of one
-    seed are nested.
+    Every seed has structures of its own, so that the spread over seeds holds that of the training sets; the force
+    constants and the test trajectory are common to all. The sets of one seed are nested.
     """
     network = {"width": plan.width, "layers": plan.layers, "cutoff": plan.cutoff}
     kinds: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {

@@ -8,6 +8,9 @@ from typing import Literal
 
 from vibronic.core.errors import VibronicError
 
+GAP_POOL = 19
+"""Structures of the smaller one of the two training sets with DFT band gaps."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -58,6 +61,10 @@ class Plan:
             raise VibronicError("a training set needs at least 4 structures")
         if not self.seeds:
             raise VibronicError("the study needs at least one seed")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise VibronicError(f"the seeds of a study must differ, not {self.seeds}")
+        if self.gap and max(self.gap_sizes) > GAP_POOL:
+            raise VibronicError(f"the sets with DFT gaps hold {GAP_POOL} structures: gap sizes are at most {GAP_POOL}")
         for name in ("temperature", "timestep", "test", "steps"):
             if not getattr(self, name) > 0:
                 raise VibronicError(f"the {name} of a study must be positive, not {getattr(self, name)}")

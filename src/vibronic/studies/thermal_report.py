@@ -37,18 +37,21 @@ def write(folder: Path) -> Path:
     try:
         results = json.loads((folder / "results.json").read_text())
         plan, rows = results["plan"], results["rows"]
+        rms = {c: _sampling(folder / c)["rms"] for c in results["crystals"]}
     except (FileNotFoundError, NotADirectoryError) as error:
         raise VibronicError(
             f"{folder} holds no finished study; run 'vibronic study thermal --out {folder}' first"
         ) from error
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise VibronicError(f"{folder}/results.json is damaged; delete it and run the study again") from error
+        raise VibronicError(
+            f"{folder}/results.json is damaged or of another version; run the study again with another --out"
+        ) from error
     page = Report(
         "Do lattice vibrations teach more than random displacements?",
         f"{', '.join(results['crystals'])} at {plan['temperature']:g} K; labels from {plan['engine']}"
         + (", band gaps from DFT (PBE)" if plan["gap"] else ""),
     )
-    _answer(page, rows, plan, {c: _sampling(folder / c)["rms"] for c in results["crystals"]})
+    _answer(page, rows, plan, rms)
     for crystal in results["crystals"]:
         _crystal(page, folder / crystal, crystal, plan)
         _learning(page, [r for r in rows if r["crystal"] == crystal], f"{crystal}: what the models learned", plan)
@@ -101,6 +104,10 @@ def verdicts(rows: Rows) -> Rows:
     return found
 
 
+def _interval(bounds: Sequence[float]) -> str:
+    return f" ({bounds[0]:.2f}–{bounds[1]:.2f})"
+
+
 def _geometric(logarithms: np.ndarray) -> tuple[float, float, float]:
     """Geometric mean and its 95 % interval, which is everything when there is one value."""
     from scipy.stats import t
@@ -138,14 +145,15 @@ def _verdict_table(page: Report, found: Rows) -> None:
                 _range(v["phonons"]),
                 _range(v["random"]),
                 f"{v['constant']:.2g}",
-                f"{v['ratio']:.2f} ({v['interval'][0]:.2f}–{v['interval'][1]:.2f})",
+                f"{v['ratio']:.2f}" + (_interval(v["interval"]) if len(v["phonons"]) > 1 else ""),
                 v["winner"],
             ]
             for v in found
         ],
         "Mean absolute error on the dynamics after learning from each set: mean over seeds, smallest to largest in brackets. "
         "Constant: the error of always predicting the mean of the test labels (no force, for forces). Ratio: random over phonons, "
-        "above 1 where the phonon set teaches more, with its 95 % interval over seeds. Better: open where that interval holds 1, "
+        "above 1 where the phonon set teaches more, with its 95 % interval over seeds, which holds what training sets and weights "
+        "contribute but not the one test trajectory and the one set of force constants. Better: open where that interval holds 1, "
         "none where neither set beats the constant.",
     )
 
@@ -312,7 +320,7 @@ def _method(page: Report, plan: dict[str, Any]) -> None:
         f"{plan['temperature']:g} K; a second, independent trajectory gives the {plan['test']} test snapshots."
     )
     page.text(
-        f"The phonon set is drawn with {plan['statistics']} statistics, as the dynamics is classical. The random set is isotropic, Gaussian, "
+        f"The phonon set is drawn with {plan['statistics']} statistics; the dynamics is classical. The random set is isotropic, Gaussian, "
         "mean-free, and matched to the mean-square displacement of the phonon set as far as atoms stay apart. Every seed has "
         "structures of its own; the training sets of one seed are nested."
     )

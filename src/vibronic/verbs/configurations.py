@@ -21,23 +21,6 @@ FORCE_RANGE = 4.5
 """Angstrom; the shells that bind a crystal, with its largest force constants, lie within it. A supercell that is not twice
 as wide folds them onto each other."""
 
-_ONLY_FOR = {
-    "phonons": [
-        "statistics",
-        "imaginary",
-        "cap_frequency",
-        "snapshots",
-        "displacement",
-        "force_constants",
-        "plus_minus",
-        "modes",
-        "min_distance",
-    ],
-    "rattle": ["distribution", "amplitude", "match", "per", "min_distance"],
-    "md": ["timestep", "friction", "equilibration", "interval"],
-}
-"""Options that mean something for some methods only."""
-
 
 def sample(
     crystal: str,
@@ -192,12 +175,28 @@ def sample(
 
 
 def _check_options(config: dict[str, Any]) -> None:
-    """Refuse what the chosen method would ignore."""
-    method = config["method"]
-    for name, parameter in inspect.signature(sample).parameters.items():
-        owners = [m for m, names in _ONLY_FOR.items() if name in names]
-        if owners and method not in owners and config[name] != parameter.default:
-            raise VibronicError(f"--{name} is for --method {' or '.join(owners)}; leave it out with --method {method}")
+    """Refuse what the chosen method, remedy or file would ignore."""
+    phonons, rattle, md = (config["method"] == m for m in ("phonons", "rattle", "md"))
+    fitted = config["imaginary"] in ("effective", "sscha")
+    useful = {
+        "--method phonons": (phonons, ["statistics", "imaginary", "force_constants", "plus_minus", "modes"]),
+        "--method rattle": (rattle, ["distribution", "amplitude", "match"]),
+        "--method md": (md, ["timestep", "friction", "equilibration", "interval"]),
+        "--method phonons or rattle": (phonons or rattle, ["min_distance"]),
+        "--method phonons or md": (phonons or md, ["temperature"]),
+        "--imaginary effective or sscha": (phonons and fitted, ["snapshots"]),
+        "--imaginary cap, effective or sscha": (
+            phonons and (fitted or config["imaginary"] == "cap"),
+            ["cap_frequency"],
+        ),
+        "force constants that are computed": (phonons and config["force_constants"] is None, ["displacement"]),
+        "--match": (config["match"] is not None, ["per"]),
+    }
+    defaults = inspect.signature(sample).parameters
+    for what, (serves, names) in useful.items():
+        for name in names:
+            if not serves and config[name] != defaults[name].default:
+                raise VibronicError(f"--{name} is for {what}: leave it out, or change that")
 
 
 def _shares(n: int, arrangements: int, disordered: bool, plus_minus: bool) -> list[int]:
