@@ -11,16 +11,19 @@ from vibronic.core.provenance import versions, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-LOAD_AT_START = os.getloadavg()[0]
 
 
-def commit() -> str:
+def _commit() -> str:
     """Short hash of the code, with a + when files of the package differ from it."""
 
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True).stdout.strip()
 
     return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "src") else "")
+
+
+COMMIT, LOAD = _commit(), os.getloadavg()[0]
+"""When the benchmark started: an hour later both may be others."""
 
 
 def write(name: str, content: dict[str, Any], command: str) -> Path:
@@ -30,8 +33,8 @@ def write(name: str, content: dict[str, Any], command: str) -> Path:
         "platform": platform.platform(),
         "cores": os.cpu_count(),
         "threads": os.environ.get("OMP_NUM_THREADS", "default"),
-        "load_before": round(LOAD_AT_START, 2),
-        "commit": commit(),
+        "load_before": round(LOAD, 2),
+        "commit": COMMIT,
         "date": datetime.now(UTC).date().isoformat(),
     }
     write_json(path, {"command": command, **content, "machine": machine, "versions": versions()})

@@ -48,7 +48,7 @@ def scores(folder: Path) -> dict[str, float]:
 
 
 def fit(kind: str, targets: list[str], settings: dict, how: Training, folder: Path, seed: int) -> dict[str, object]:
-    """Train one model, all choices made on the training cells, and score it."""
+    """Train one model on all training cells and score it."""
     torch.set_num_threads(1)
     start = time.perf_counter()
     train(
@@ -56,7 +56,7 @@ def fit(kind: str, targets: list[str], settings: dict, how: Training, folder: Pa
         "SrTiO3-train",
         targets,
         test="SrTiO3-test",
-        fractions=(0.9, 0.1, 0.0),
+        fractions=(1.0, 0.0, 0.0),
         model=settings,
         training=how,
         device="cpu",
@@ -69,7 +69,7 @@ def fit(kind: str, targets: list[str], settings: dict, how: Training, folder: Pa
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/srtio3"))
-    parser.add_argument("--epochs", type=int, default=80)
+    parser.add_argument("--epochs", type=int, default=100)
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--layers", type=int, default=3)
     parser.add_argument("--cutoff", type=float, default=5.0)
@@ -99,7 +99,7 @@ def main() -> None:
         }
         results |= {name: future.result() for name, future in running.items()}
     content = {
-        "what": "SrTiO3, 270 training cells (243 to fit, 27 to choose the epoch; the ridge fits all), 30 test cells",
+        "what": "SrTiO3, 270 training cells, all fitted (the network keeps its last averaged weights), 30 test cells",
         "targets": {"mae_energy [meV/atom]": 3.2, "mae_pressure [GPa]": 0.059},
         **results,
         "settings": {"painn": network, "training": asdict(how)},
