@@ -188,7 +188,7 @@ def _draw(plan: Plan, name: str, folder: Path) -> list[str]:
     findings += check_snapshots(sets["phonons"], reference, phonons)
     for label, frames in sets.items():
         share = coverage(frames, test)["all"]
-        findings.append(f"the {label} set covers {share:.0%} of the atomic environments of the dynamics")
+        findings.append(f"the {label} set covers {100 * share:.0f} % of the atomic environments of the dynamics")
         write_structures(folder / f"{label}.extxyz", frames)
     write_structures(folder / "reference.extxyz", [reference])
     bands = {label: asdict(fc.band_structure()) for label, fc in _distinct(harmonic, chosen)}

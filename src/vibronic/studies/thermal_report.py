@@ -104,10 +104,6 @@ def verdicts(rows: Rows) -> Rows:
     return found
 
 
-def _interval(bounds: Sequence[float]) -> str:
-    return f" ({bounds[0]:.2f}–{bounds[1]:.2f})"
-
-
 def _geometric(logarithms: np.ndarray) -> tuple[float, float, float]:
     """Geometric mean and its 95 % interval, which is everything when there is one value."""
     from scipy.stats import t
@@ -121,21 +117,23 @@ def _answer(page: Report, rows: Rows, plan: dict[str, Any], rms: dict[str, dict[
     page.section("The answer")
     found = verdicts([r for r in rows if r["crystal"] != GAP])
     count = {w: sum(v["winner"] == w for v in found) for w in ("phonons", "random", "open", "none")}
-    moved = "; ".join(f"{c}: {r['phonons']:.2f} and {r['random']:.2f} Angstrom" for c, r in rms.items())
+    moved = "; ".join(f"{c}: {r['phonons']:.2f} and {r['random']:.2f} Å" for c, r in rms.items())
     page.text(
-        f"Training sets of the same size, one drawn from lattice vibrations and one at random, were scored on molecular "
-        f"dynamics at {plan['temperature']:g} K that neither contains. The root-mean-square displacements of an atom in the two sets "
-        f"(phonons and random) are: {moved}. Of {len(found)} comparisons (crystal, model, target; largest size) the phonon set gave "
-        f"the smaller error in **{count['phonons']}**, the random set in **{count['random']}**; **{count['open']}** stay open, and in "
-        f"**{count['none']}** neither set taught a model to beat a constant. The comparisons of one crystal share their structures "
-        "and their test trajectory, so they are not independent."
+        f"Of {len(found)} comparisons (crystal, model, target) **the phonon set taught more in {count['phonons']}, the random set in "
+        f"{count['random']}**; {count['open']} stay open, and in {count['none']} neither set taught a model to beat a constant."
+    )
+    page.text(
+        f"Training sets of {max(plan['sizes'])} structures, one drawn from lattice vibrations and one at random, were scored on "
+        f"molecular dynamics at {plan['temperature']:g} K that neither contains. The root-mean-square displacements of an atom in the "
+        f"two sets (phonons and random) are: {moved}. The comparisons of one crystal share their structures and their test "
+        "trajectory, so they are not independent."
     )
     _verdict_table(page, found)
 
 
 def _verdict_table(page: Report, found: Rows) -> None:
     page.table(
-        ["crystal", "model", "target", "labels", "phonons", "random", "constant", "ratio", "better"],
+        ["crystal", "model", "target", "labels", "phonons", "random", "constant", "ratio", "95 % interval", "better"],
         [
             [
                 v["crystal"],
@@ -145,7 +143,8 @@ def _verdict_table(page: Report, found: Rows) -> None:
                 _range(v["phonons"]),
                 _range(v["random"]),
                 f"{v['constant']:.2g}",
-                f"{v['ratio']:.2f}" + (_interval(v["interval"]) if len(v["phonons"]) > 1 else ""),
+                f"{v['ratio']:.2f}",
+                f"{v['interval'][0]:.2f}–{v['interval'][1]:.2f}" if len(v["phonons"]) > 1 else "one seed",
                 v["winner"],
             ]
             for v in found
@@ -250,6 +249,7 @@ def _gap(page: Report, folder: Path, rows: Rows, attribution: dict[str, Any], pl
                 r["unit"],
             ]
             for r in both
+            if r["model"] == "painn" or r["seed"] == both[0]["seed"]  # the ridge has no random weights
         ],
         f"Trained on both sets together ({both[0]['size']} configurations), scored on the dynamics. The networks are explained below.",
     )
@@ -340,4 +340,7 @@ def _range(values: Sequence[float]) -> str:
 
 
 def _sentence(text: str) -> str:
+    """A finding as prose; in a terminal it spells its units out."""
+    for spelled, shown in (("<u_x^2>", "⟨u²⟩ per component"), (" Angstrom^2", " Å²"), (" Angstrom", " Å")):
+        text = text.replace(spelled, shown)
     return text[0].upper() + text[1:].rstrip(".") + "."
