@@ -123,3 +123,16 @@ def test_what_would_be_ignored_or_is_impossible_is_refused(options, said, tmp_pa
     write("Cu.cif", bulk("Cu", cubic=True))
     with pytest.raises(VibronicError, match=said):
         sample("Cu.cif", engine="emt", n=2, **options)
+
+
+def test_a_random_set_is_matched_to_a_phonon_set_of_the_same_crystal(tmp_path, monkeypatch):
+    """The first comparison anyone makes: both methods must order the atoms of a supercell alike."""
+    monkeypatch.chdir(tmp_path)
+    write("AuCu.cif", bulk("AuCu", "cesiumchloride", a=3.0))
+    hot = sample("AuCu.cif", engine="emt", imaginary="cap", n=40, out=Path("hot.extxyz"))
+    random = sample("AuCu.cif", method="rattle", match=hot, n=40, out=Path("random.extxyz"))
+    moving = sample("AuCu.cif", method="md", engine="emt", n=1, equilibration=1, interval=1, out=Path("md.extxyz"))
+    first, second, third = (read(p, 0) for p in (hot, random, moving))
+    assert first.symbols.get_chemical_formula(mode="reduce") == second.symbols.get_chemical_formula(mode="reduce")
+    assert (first.numbers == third.numbers).all()
+    assert np.abs(first.positions - second.positions).max() < 2.0  # the same atom at the same place

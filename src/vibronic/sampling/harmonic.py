@@ -258,29 +258,46 @@ def force_r2(array: np.ndarray, displacements: np.ndarray, forces: np.ndarray) -
     return 1 - float((residual**2).sum() / (forces**2).sum())
 
 
+def repeat(unitcell: Atoms, repeats: tuple[int, int, int]) -> Atoms:
+    """The supercell of a crystal in phonopy's order of atoms, as force constants have it."""
+    from phonopy.structure.cells import get_supercell
+
+    return to_ase(get_supercell(to_phonopy(unitcell), supercell_matrix(repeats)))
+
+
 def build_phonopy(unitcell: Atoms, matrix: Any, primitive_matrix: Any = "auto") -> Phonopy:
     from phonopy import Phonopy
-    from phonopy.structure.atoms import PhonopyAtoms
     from phonopy.structure.cells import guess_primitive_matrix
+
+    cell = to_phonopy(unitcell)
+    if isinstance(primitive_matrix, str) and primitive_matrix == "auto":
+        primitive_matrix = guess_primitive_matrix(cell)
+    return Phonopy(cell, supercell_matrix(matrix), primitive_matrix=primitive_matrix)
+
+
+def to_phonopy(unitcell: Atoms) -> PhonopyAtoms:
+    from phonopy.structure.atoms import PhonopyAtoms
 
     if unitcell.cell.rank < 3:
         raise VibronicError(
             "phonons need a crystal with three lattice vectors; a molecule can be sampled by rattle or md"
         )
-    matrix = np.array(matrix)
-    if matrix.shape == (3,):
-        matrix = np.diag(matrix)
-    if matrix.shape != (3, 3) or not np.issubdtype(matrix.dtype, np.integer) or round(np.linalg.det(matrix)) < 1:
-        raise VibronicError("the supercell must be three positive integers or a 3 x 3 integer matrix, such as 2 2 2")
-    cell = PhonopyAtoms(
+    return PhonopyAtoms(
         symbols=unitcell.get_chemical_symbols(),
         cell=unitcell.cell.array,
         scaled_positions=unitcell.get_scaled_positions(),
         masses=unitcell.get_masses(),
     )
-    if isinstance(primitive_matrix, str) and primitive_matrix == "auto":
-        primitive_matrix = guess_primitive_matrix(cell)
-    return Phonopy(cell, matrix, primitive_matrix=primitive_matrix)
+
+
+def supercell_matrix(repeats: Any) -> np.ndarray:
+    """(3, 3) integers, from three repeats or from such a matrix."""
+    matrix = np.array(repeats)
+    if matrix.shape == (3,):
+        matrix = np.diag(matrix)
+    if matrix.shape != (3, 3) or not np.issubdtype(matrix.dtype, np.integer) or round(np.linalg.det(matrix)) < 1:
+        raise VibronicError("the supercell must be three positive integers or a 3 x 3 integer matrix, such as 2 2 2")
+    return matrix
 
 
 def to_ase(cell: PhonopyAtoms) -> Atoms:

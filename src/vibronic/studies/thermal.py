@@ -144,7 +144,7 @@ def _trajectory(plan: Plan, name: str, folder: Path, purpose: Literal["fit", "te
 
 def _draw(plan: Plan, name: str, folder: Path) -> list[str]:
     """Phonon set, random set of the same mean-square displacement, and what the report shows about them."""
-    from vibronic.sampling.checks import check_snapshots, coverage, standard_error
+    from vibronic.sampling.checks import check_snapshots, coverage, independent_snapshots, standard_error
     from vibronic.sampling.phonons import Phonons, effective_force_constants
 
     path = folder / "sampling.json"
@@ -186,9 +186,13 @@ def _draw(plan: Plan, name: str, folder: Path) -> list[str]:
                 }
             )
     findings += check_snapshots(sets["phonons"], reference, phonons)
+    findings.append(f"the dynamics it is tested on: {independent_snapshots(test, reference)}")
     for label, frames in sets.items():
         share = coverage(frames, test)["all"]
-        findings.append(f"the {label} set covers {100 * share:.0f} % of the atomic environments of the dynamics")
+        findings.append(
+            f"the {label} set covers {100 * share:.0f} % of the atomic environments of the dynamics (as near to one of its own "
+            "as 95 % of its own are to one another)"
+        )
         write_structures(folder / f"{label}.extxyz", frames)
     write_structures(folder / "reference.extxyz", [reference])
     bands = {label: asdict(fc.band_structure()) for label, fc in _distinct(harmonic, chosen)}

@@ -126,7 +126,8 @@ def _answer(page: Report, rows: Rows, plan: dict[str, Any], rms: dict[str, dict[
         f"Training sets of {max(plan['sizes'])} structures, one drawn from lattice vibrations and one at random, were scored on "
         f"molecular dynamics at {plan['temperature']:g} K that neither contains. The root-mean-square displacements of an atom in the "
         f"two sets (phonons and random) are: {moved}. The comparisons of one crystal share their structures and their test "
-        "trajectory, so they are not independent."
+        "trajectory, so they are not independent. Where modes are imaginary, the phonons themselves cost "
+        f"{plan['fit_snapshots']} snapshots of dynamics with forces, which are not among these labels."
     )
     _verdict_table(page, found)
 
@@ -176,7 +177,9 @@ def _crystal(page: Report, folder: Path, crystal: str, plan: dict[str, Any]) -> 
             sampling["bands"]["harmonic"]["ticks"],
             {name: (d["frequencies"], d["density"]) for name, d in sampling["dos"].items()},
         ),
-        f"Phonon dispersion and density of states of {crystal}. Frequencies below zero stand for imaginary ones."
+        f"Phonon dispersion and density of states of {crystal}. Frequencies below zero stand for imaginary ones. "
+        "Without the non-analytic term of polar crystals: LO and TO modes meet at Γ, and a supercell holds no other wave vector "
+        "that would feel it."
         + (
             f" Effective: force constants fitted to molecular dynamics at {plan['temperature']:g} K."
             if "effective" in sampling["bands"]
@@ -206,7 +209,9 @@ def _learning(page: Report, rows: Rows, title: str, plan: dict[str, Any]) -> Non
             plots.learning_curves(
                 [{**r, "value": r["mae"]} for r in mine], f"MAE of the {_NAMES.get(target, target)}", mine[0]["unit"]
             ),
-            f"Error on {mine[0]['n_test']} snapshots of the dynamics against the number of labels; {seeds} seeds as points.",
+            f"Error on {mine[0]['n_test']} snapshots of the dynamics against the number of labels: {seeds} seeds as points, a line "
+            "through their medians (the table gives means). "
+            f"A constant would have {mine[0]['constant']:.2g} {mine[0]['unit']}.",
         )
     for target in dict.fromkeys(
         r["target"] for r in rows if r["parity"] is not None and r["target"] in ("energy", "band_gap")
@@ -235,6 +240,7 @@ def _gap(page: Report, folder: Path, rows: Rows, attribution: dict[str, Any], pl
         "while the random ones come as close as 1.3 Angstrom; and the sets of different seeds overlap, so intervals are too narrow."
     )
     _verdict_table(page, verdicts(mine))
+    _learning(page, mine, "Band gap: what the models learned", plan)
     both = [r for r in mine if r["set"] == "both"]
     page.table(
         ["model", "target", "seed", "MAE", "RMSE", "R2", "unit of errors"],
@@ -253,7 +259,7 @@ def _gap(page: Report, folder: Path, rows: Rows, attribution: dict[str, Any], pl
         ],
         f"Trained on both sets together ({both[0]['size']} configurations), scored on the dynamics. The networks are explained below.",
     )
-    page.section("Which bonds make the gap")
+    page.section("What the gap models look at")
     weakest = min(r["r2"] for r in both if (r["model"], r["target"]) == ("painn", "band_gap"))
     if weakest < 0.5:
         page.note(

@@ -123,13 +123,17 @@ def sample(
         if not atoms.pbc.all() and method == "phonons":
             raise VibronicError(f"{crystal} is not periodic in three directions; phonons need a crystal")
         atoms.info.setdefault("parent", Path(crystal).stem)
+        findings: list[str] = []
         if relax:
-            atoms = relaxed(atoms, calculator)
+            before, atoms = atoms, relaxed(atoms, calculator)
+            if atoms.pbc.all():
+                change = 100 * (atoms.get_volume() / before.get_volume() - 1)
+                lengths = ", ".join(f"{length:.4f}" for length in atoms.cell.lengths())
+                findings.append(f"Relaxed: a, b, c are {lengths} Angstrom, the volume changed by {change:+.2f} %.")
         if strain is not None:
             atoms = disorder.strain(atoms, strain)
             atoms = relaxed(atoms, calculator, cell=False) if relax else atoms
         frames: list[Atoms] = []
-        findings: list[str] = []
         for k, share in enumerate(shares):
             said: list[str] = []
             reference = _supercell(atoms, supercell, substitute, vacancies, seed + k)
@@ -221,10 +225,14 @@ def _shares(n: int, arrangements: int, disordered: bool, plus_minus: bool) -> li
 def _supercell(
     atoms: Atoms, supercell: tuple[int, int, int], substitute: str | None, vacancies: str | None, seed: int
 ) -> Atoms:
-    """The supercell to sample, with its substituted atoms and vacancies."""
-    from vibronic.sampling import disorder
+    """The supercell to sample, with its substituted atoms and vacancies.
 
-    reference = atoms.repeat(supercell) if atoms.pbc.all() else atoms.copy()
+    In phonopy's order of atoms for every method, so that sets of different methods can be compared atom by atom.
+    """
+    from vibronic.sampling import disorder
+    from vibronic.sampling.harmonic import repeat
+
+    reference = repeat(atoms, supercell) if atoms.pbc.all() else atoms.copy()
     reference.info = {"parent": atoms.info["parent"]}
     if substitute:
         old, new, fraction = _parts(substitute, "--substitute", "Br:I:0.5", 3)

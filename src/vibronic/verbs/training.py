@@ -73,8 +73,10 @@ def train(
 
     if devices < 1:
         raise VibronicError(f"--devices is the number of processes, at least 1, not {devices}")
-    if not fractions[0] > 0 or min(fractions) < 0:
-        raise VibronicError(f"--fractions are shares for training (more than 0), validation and test, not {fractions}")
+    if not fractions[0] > 0 or min(fractions) < 0 or sum(fractions) > 1 + 1e-9:
+        raise VibronicError(
+            f"--fractions are shares for training (more than 0), validation and test, of a sum up to 1, not {fractions}"
+        )
     if preset is not None:
         model, training, fractions = _preset(preset, kind, model, training, fractions)
     config: dict[str, Any] = {
@@ -97,6 +99,10 @@ def train(
         network = store.build(kind, **settings)
         fitted, chosen, scored = _parts(network, data, frames, validation, test, fractions, seed)
         say(f"structures: {len(fitted)} to fit, {len(chosen)} to validate, {len(scored)} to score")
+        if chosen and len(chosen) < 9:
+            say("fewer than 9 structures to validate: predictions will have no 90 % intervals")
+        if scored and len(scored) < 5:
+            say("few structures to score: the scores below say little")
         check_writable(out)
         record["structures"] = {"fitted": len(fitted), "validated": len(chosen), "scored": len(scored)}
         record |= _fit(network, fitted, chosen, out, training, seed, device, devices)
@@ -105,7 +111,8 @@ def train(
         record["scores"] = card.scores
     for name, value in card.scores.items():
         if name.startswith(("mae", "r2")):
-            say(f"{name.replace('_', ' of ', 1)}: {value:.4g} {card.units[name]} ({len(scored)} unseen structures)")
+            unit = f" {card.units[name]}" if card.units[name] != "1" else ""
+            say(f"{name.replace('_', ' of ', 1)}: {value:.4g}{unit} ({len(scored)} unseen structures)")
     say(f"model: {out}")
     return out
 
