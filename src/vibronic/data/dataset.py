@@ -56,6 +56,8 @@ def read_structures(path: Path | str) -> list[Atoms]:
         raise VibronicError(f"{path} is in no format that ASE recognises; use CIF, POSCAR or extxyz") from error
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if isinstance(error, KeyError) and str(error.args[0]).isalpha() and len(error.args[0]) < 4:
+            raise VibronicError(f"{path} has an atom of unknown element {reason}") from error
         raise VibronicError(
             f"cannot read {path}: it is damaged, truncated or not a structure file ({reason})"
         ) from error

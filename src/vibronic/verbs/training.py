@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -170,7 +171,9 @@ def _settings(
     units = {**{t: declared[t] for t in targets if t in declared and t not in TARGETS}, **units}
     unknown = [t for t in targets if t not in TARGETS and t not in units]
     if unknown:
-        raise VibronicError(f"what is the unit of '{unknown[0]}'? give it with --units.{unknown[0]} UNIT")
+        near = difflib.get_close_matches(unknown[0], TARGETS, n=1)
+        hint = f"did you mean '{near[0]}'? otherwise " if near else ""
+        raise VibronicError(f"what is the unit of '{unknown[0]}'? {hint}give it with --units.{unknown[0]} UNIT")
     return {"targets": targets, "units": units or None, **(model or {})}
 
 
