@@ -11,12 +11,12 @@ from ase.build import bulk
 from vibronic.core.batch import Batch
 from vibronic.core.errors import VibronicError
 from vibronic.core.model import Model
+from vibronic.core.scatter import scatter_sum
 from vibronic.core.targets import Target
 from vibronic.data.dataset import GraphData
 from vibronic.explain.attribution import attribute, average
 from vibronic.learning import store
 from vibronic.properties.descriptors import DescriptorRidge
-from vibronic.properties.readout import scatter_sum
 
 
 class OnlySilverSulphur(Model):

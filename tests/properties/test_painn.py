@@ -7,9 +7,10 @@ from ase import Atoms
 
 from vibronic.core.batch import Batch
 from vibronic.core.errors import VibronicError
+from vibronic.core.scatter import scatter_mean
 from vibronic.properties.painn import PaiNN
 from vibronic.properties.pair import RadialBasis
-from vibronic.properties.readout import ExtremumReadout, scatter_mean, scatter_softmax
+from vibronic.properties.readout import ExtremumReadout, scatter_softmax
 
 
 def energy(model: PaiNN, atoms: Atoms) -> float:

@@ -43,6 +43,7 @@ TARGETS: dict[str, Target] = {
         Target("homo", "eV", extremum=True),
         Target("lumo", "eV", extremum=True),
         Target("dipole", "e Angstrom", shape=(3,)),
+        Target("density_matrix", "1", shape=(-1,)),
     )
 }
 

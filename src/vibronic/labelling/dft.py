@@ -83,13 +83,15 @@ class MolecularDFT(Calculator):
     """Kohn-Sham DFT of a molecule with PySCF; unrestricted when electrons are unpaired.
 
     ``info["charge"]`` (default 0) and ``info["spin"]`` (number of unpaired electrons, default 0 or 1 by parity) of the
-    structure are used.
+    structure are used. ``density_matrix`` is that of both spins in PySCF's order of the basis functions, the rows of its
+    lower triangle one after another, to 1e-7.
 
     Args:
-        settings: ``xc`` and ``basis``, names as PySCF knows them.
+        settings: ``xc`` and ``basis``, names as PySCF knows them; ``fitting``, auxiliary basis for the Coulomb energy
+            (density fitting; empty for none); ``grid``, level of the exchange-correlation grid from 1 to 9.
     """
 
-    implemented_properties = ["energy", "forces", "dipole", "homo", "lumo"]  # noqa: RUF012 - as ASE declares it
+    implemented_properties = ["energy", "forces", "dipole", "homo", "lumo", "density_matrix"]  # noqa: RUF012 - as ASE declares it
 
     def __init__(self, settings: dict[str, Any]) -> None:
         super().__init__()
@@ -118,6 +120,9 @@ class MolecularDFT(Calculator):
         )
         if "forces" in (properties or ()):
             self.results["forces"] = -field.nuc_grad_method().kernel() * Hartree / Bohr
+        if "density_matrix" in (properties or ()):
+            total = np.asarray(field.make_rdm1()).reshape(-1, field.mol.nao, field.mol.nao).sum(0)
+            self.results["density_matrix"] = np.round(total[np.tril_indices(len(total))], 7) + 0.0  # no -0.0
 
     def _solve(self) -> Any:
         from pyscf import dft, gto
@@ -132,7 +137,11 @@ class MolecularDFT(Calculator):
             raise VibronicError(f"{electrons} electrons cannot leave {spin} unpaired; correct 'charge' or 'spin'")
         geometry = list(zip(atoms.get_chemical_symbols(), atoms.positions.tolist()))
         mol = gto.M(atom=geometry, basis=self.settings["basis"], charge=charge, spin=spin, unit="Angstrom", verbose=0)
-        field = (dft.UKS if spin else dft.RKS)(mol, xc=self.settings["xc"]).run()
+        field = (dft.UKS if spin else dft.RKS)(mol, xc=self.settings["xc"])
+        if self.settings["fitting"]:
+            field = field.density_fit(auxbasis=self.settings["fitting"])
+        field.grids.level = self.settings["grid"]
+        field.run()
         if not field.converged:
             raise VibronicError(f"the self-consistent field did not converge in {field.max_cycle} cycles")
         return field

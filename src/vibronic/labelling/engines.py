@@ -35,6 +35,7 @@ class EngineSpec:
         name: what people type.
         summary: what it is, in one line.
         properties: labels it gives, by target name.
+        on_request: those of them that are computed only when asked for by name, because they are long.
         package: distribution that it needs; the module to import is the same word.
         install: shell commands that install it, in order.
         defaults: every setting with its default value.
@@ -50,6 +51,7 @@ class EngineSpec:
     defaults: Settings
     build: Callable[[Settings], Calculator]
     example: Callable[[], Atoms]
+    on_request: tuple[str, ...] = ()
 
 
 def _sevennet(settings: Settings) -> Calculator:
@@ -165,12 +167,13 @@ ENGINES: dict[str, EngineSpec] = {
         EngineSpec(
             "pyscf",
             "molecular DFT; charge and spin (unpaired electrons) are read from the info of the structure",
-            ("energy", "forces", "dipole", "homo", "lumo"),
+            ("energy", "forces", "dipole", "homo", "lumo", "density_matrix"),
             "pyscf",
             ("pip install pyscf",),
-            {"xc": "PBE", "basis": "6-31G*"},
+            {"xc": "PBE", "basis": "6-31G*", "fitting": "", "grid": 3},
             _pyscf,
             partial(molecule, "H2"),
+            on_request=("density_matrix",),
         ),
         EngineSpec(
             "files",

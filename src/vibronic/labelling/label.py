@@ -74,7 +74,8 @@ def label(
         timeout: seconds for one structure, after which it is stopped and counts as failed; None for no limit.
         retry_failed: compute those again that failed in an earlier run.
         progress: show a progress bar when standard error is a terminal.
-        properties: labels by name; None for all that the engine gives (a stress only for three-dimensional crystals).
+        properties: labels by name; None for all that the engine gives unasked (a stress only for three-dimensional
+            crystals, a density matrix never).
 
     Returns:
         Copies of the structures with a ``SinglePointCalculator`` (energy eV, forces (N, 3) eV/Angstrom, stress (6,)
@@ -202,7 +203,8 @@ def _check(atoms: Atoms, index: int) -> None:
 
 def _wanted(atoms: Atoms, engine: Engine, properties: Sequence[str] | None) -> tuple[str, ...]:
     if properties is None:
-        return tuple(name for name in engine.properties if name != "stress" or atoms.pbc.all())
+        usual = [name for name in engine.properties if name not in engine.spec.on_request]
+        return tuple(name for name in usual if name != "stress" or atoms.pbc.all())
     for name in properties:
         if name not in engine.properties:
             raise VibronicError(

@@ -27,6 +27,9 @@ MODELS = {
     "painn": ("vibronic.properties.painn", "PaiNN"),
     "cgcnn": ("vibronic.properties.cgcnn", "CrystalGraph"),
     "ridge": ("vibronic.properties.descriptors", "DescriptorRidge"),
+    "qdf2020": ("vibronic.fields.qdf2020", "QuantumDeepField2020"),
+    "qdf": ("vibronic.fields.qdf", "QuantumDeepField"),
+    "qdf-density": ("vibronic.fields.density", "FieldDensity"),
 }
 """Every kind of model: its module and class, imported when asked for."""
 

@@ -19,9 +19,10 @@ from torch.nn.functional import dropout, mse_loss, relu
 from vibronic.core.batch import Batch
 from vibronic.core.errors import VibronicError
 from vibronic.core.model import Model
+from vibronic.core.scatter import scatter_mean
 from vibronic.core.targets import target
 from vibronic.properties.elements import ELECTRONEGATIVITY
-from vibronic.properties.readout import scatter_mean, spread
+from vibronic.properties.readout import spread
 
 PAPER2025: dict[str, Any] = {
     "model": {"width": 128, "layers": 3, "cutoff": 5.5, "pooling": "mean", "dropout": 0.4, "sigmoid": True},

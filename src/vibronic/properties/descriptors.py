@@ -14,9 +14,9 @@ from torch import Tensor
 from vibronic.core.batch import Batch
 from vibronic.core.errors import VibronicError
 from vibronic.core.model import Model
+from vibronic.core.scatter import scatter_sum
 from vibronic.core.targets import target
 from vibronic.properties.linear import ridge
-from vibronic.properties.readout import scatter_sum
 
 
 class DescriptorRidge(Model):

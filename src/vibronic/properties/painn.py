@@ -16,9 +16,10 @@ from torch.nn.functional import huber_loss
 from vibronic.core.batch import Batch
 from vibronic.core.errors import VibronicError
 from vibronic.core.model import Model
+from vibronic.core.scatter import scatter_sum
 from vibronic.core.targets import POTENTIAL, target
 from vibronic.properties.pair import MOST_ELEMENTS, PairPotential, RadialBasis
-from vibronic.properties.readout import ExtremumReadout, MeanReadout, scatter_sum, spread
+from vibronic.properties.readout import ExtremumReadout, MeanReadout, spread
 
 HUBER = 0.02
 """Errors above 2 % of a target's spread count linearly: a few violent structures must not rule the fit."""

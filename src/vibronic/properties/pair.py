@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from vibronic.core.batch import Batch
+from vibronic.core.scatter import scatter_sum
 from vibronic.properties.linear import ridge
-from vibronic.properties.readout import scatter_sum, spread
+from vibronic.properties.readout import spread
 
 FIT_ATOMS = 20_000
 """A pair potential has few coefficients: this many atoms, evenly spaced in the training set, fix them."""

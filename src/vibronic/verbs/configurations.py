@@ -291,6 +291,7 @@ def label(
     structures: str,
     engine: str = "sevennet",
     settings: dict[str, Setting] | None = None,
+    properties: list[str] | None = None,
     executor: str = "local",
     workers: int = 1,
     timeout: float | None = None,
@@ -302,6 +303,7 @@ def label(
 
       vibronic label hot.extxyz --engine sevennet --workers 2 --out labelled.extxyz
       vibronic label hot.extxyz --engine gpaw --settings.ecut 500 --timeout 3600 --out labelled.extxyz
+      vibronic label molecules.extxyz --engine pyscf --properties energy density_matrix --out densities.extxyz
 
     Every label is written to the ledger the moment it exists; run the same command again after any accident. What is in
     the ledger is not computed again; two commands at the same time do not see what the other is computing.
@@ -310,6 +312,7 @@ def label(
         structures: file, folder or name (see 'vibronic data').
         engine: see 'vibronic doctor'; 'files' takes labels that the structures already carry (VASP, QE output).
         settings: of the engine, e.g. --settings.ecut 500.
+        properties: labels by name; all that the engine gives, except density_matrix, where none are named.
         executor: in-process, local (processes), dask (a cluster on this machine), or the address of a Dask scheduler.
         workers: processes, one thread each; at an address: how many of its workers to keep busy.
         timeout: seconds per structure, after which it is given up and its process replaced; for the start of the engine
@@ -330,6 +333,7 @@ def label(
         "structures": structures,
         "engine": engine,
         "settings": settings,
+        "properties": properties,
         "executor": executor,
         "workers": workers,
     }
@@ -345,6 +349,7 @@ def label(
             workers=workers,
             timeout=timeout,
             retry_failed=retry_failed,
+            properties=properties,
         )
         write_structures(out, report.labelled)
         record |= {"computed": report.computed, "reused": report.reused, "failures": report.failures}

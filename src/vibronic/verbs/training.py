@@ -23,7 +23,7 @@ FRACTIONS = (0.8, 0.1, 0.1)
 
 
 def train(
-    kind: Literal["painn", "cgcnn", "ridge"],
+    kind: Literal["painn", "cgcnn", "ridge", "qdf", "qdf2020", "qdf-density"],
     data: str,
     targets: list[str] | None = None,
     units: dict[str, str] | None = None,

@@ -1,0 +1,1 @@
+"""Molecules as fields: orbitals by linear combination, energies and densities learned from them."""
