@@ -35,6 +35,7 @@ CASES = {
     "elongated": Atoms("Cu2", positions=[(0, 0, 0), (1, 1, 20)], cell=[2.5, 2.5, 40], pbc=True),
     "outside the cell": outside(bulk("NaCl", "rocksalt", a=5.64, cubic=True)),
     "molecule": molecule("C6H6"),
+    "molecule of more atoms than all pairs are computed for": Atoms(bulk("Cu").repeat((4, 6, 9)), pbc=False),
     "molecule in a box": Atoms(molecule("H2O"), cell=[3, 3, 3], pbc=False),
     "slab": fcc111("Cu", (2, 2, 3), vacuum=4.0),
     "slab without third vector": Atoms("Cu2", positions=[(0, 0, 0), (0, 0, 2)], cell=[2.5, 2.5, 0], pbc=(1, 1, 0)),
@@ -50,6 +51,18 @@ def test_equals_ase(atoms: Atoms, cutoff: float) -> None:
     assert (np.diff(i) >= 0).all()
     vectors = atoms.positions[j] - atoms.positions[i] + shift @ atoms.cell.array
     assert (np.linalg.norm(vectors, axis=1) < cutoff).all()
+
+
+def test_both_ways_to_a_molecule_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    clouds = [Atoms(f"C{n}", positions=rng.uniform(0, 6, (n, 3))) for n in (1, 2, 18, 40)]
+    pairs = [neighbor_list(cloud, 4.0) for cloud in clouds]
+    monkeypatch.setattr("vibronic.core.neighbors.ALL_PAIRS", 0)
+    for cloud, (i, j, shift) in zip(clouds, pairs, strict=True):
+        other = neighbor_list(cloud, 4.0)
+        assert edges(i, j, shift) == edges(*other)
+        assert [a.dtype for a in (i, j, shift)] == [a.dtype for a in other]
+        assert (np.diff(i) >= 0).all()
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
