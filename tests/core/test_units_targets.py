@@ -20,6 +20,10 @@ from vibronic.core.units import GPA, HBAR, KB, THZ, conversion
         (10.0, "kbar", "GPa", 1.0),
         (1.0, "Debye", "e Angstrom", 0.20819434),
         (23.060548, "kcal/mol", "eV", 1.0),
+        (1.0, "Bohr^2", "Angstrom^2", 0.28002852),
+        (1.0, "Bohr^3", "Angstrom^3", 0.14818471),
+        (1.98720426, "cal/mol/K", "eV/K", 8.6173333e-5),  # the gas constant and Boltzmann's
+        (4.184, "J/mol/K", "cal/mol/K", 1.0),
         (250.0, "meV/atom", "eV/atom", 0.25),
         (3.0, "spins", "spins", 3.0),
     ],
@@ -65,7 +69,15 @@ def test_thz_agrees_with_the_vibrations_of_ase(tmp_path, monkeypatch) -> None:
 
 def test_known_targets_are_named_by_their_key() -> None:
     assert all(name == t.name for name, t in TARGETS.items())
-    assert {t.name for t in TARGETS.values() if t.extensive} == {"energy"}
+    thermal = {"zpve", "energy_298K", "enthalpy_298K", "free_energy_298K", "heat_capacity"}
+    grows = {"energy", "polarizability", "electronic_spatial_extent", *thermal}
+    assert {t.name for t in TARGETS.values() if t.extensive} == grows
+
+
+def test_the_unit_of_every_known_target_converts() -> None:
+    for t in TARGETS.values():
+        with pytest.raises(VibronicError, match="unknown unit 'furlong'"):
+            conversion(t.unit, "furlong")
 
 
 def test_own_target() -> None:

@@ -13,7 +13,7 @@ def test_embedded_sets_read_and_hold_what_they_say() -> None:
     for name, source in sources.SOURCES.items():
         assert source.licence
         if source.embedded:
-            assert sources.available(name)
+            assert not sources.missing(name)
             assert sources.structures(name)
     assert len(sources.crystal("Ag3SBr")) == 5
     assert len(sources.crystal("NaCl")) == 8
@@ -37,6 +37,7 @@ def test_reference_sets_need_their_folder(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.delenv("VIBRONIC_DATA", raising=False)
     with pytest.raises(VibronicError, match="set VIBRONIC_DATA"):
         sources.structures("SrTiO3-test")
+    assert sources.missing("SrTiO3-test") == "set VIBRONIC_DATA"
     monkeypatch.setenv("VIBRONIC_DATA", str(tmp_path))
     with pytest.raises(VibronicError, match="expected"):
         sources.structures("SrTiO3-test")

@@ -43,6 +43,15 @@ TARGETS: dict[str, Target] = {
         Target("homo", "eV", extremum=True),
         Target("lumo", "eV", extremum=True),
         Target("dipole", "e Angstrom", shape=(3,)),
+        Target("dipole_moment", "e Angstrom"),
+        Target("polarizability", "Angstrom^3", extensive=True),
+        # <R^2> grows faster than the number of atoms, but a mean over them would say nothing of it at all.
+        Target("electronic_spatial_extent", "Angstrom^2", extensive=True),
+        Target("zpve", "eV", extensive=True),
+        Target("energy_298K", "eV", extensive=True),
+        Target("enthalpy_298K", "eV", extensive=True),
+        Target("free_energy_298K", "eV", extensive=True),
+        Target("heat_capacity", "eV/K", extensive=True),
         Target("density_matrix", "1", shape=(-1,)),
     )
 }

@@ -37,6 +37,9 @@ _SCALES: dict[str, dict[str, float]] = {
     },
     "stress": {"eV/Angstrom^3": 1.0, "GPa": _ase.GPa, "kbar": 0.1 * _ase.GPa, "bar": 1e-4 * _ase.GPa},
     "length": {"Angstrom": 1.0, "Bohr": _ase.Bohr, "nm": 10.0},
+    "area": {"Angstrom^2": 1.0, "Bohr^2": _ase.Bohr**2},
+    "volume": {"Angstrom^3": 1.0, "Bohr^3": _ase.Bohr**3},
+    "heat capacity": {"eV/K": 1.0, "J/mol/K": 1e-3 * _ase.kJ / _ase.mol, "cal/mol/K": 1e-3 * _ase.kcal / _ase.mol},
     "dipole": {"e Angstrom": 1.0, "Debye": _ase.Debye},
     "number": {"1": 1.0, "": 1.0},
 }

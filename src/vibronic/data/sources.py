@@ -1,17 +1,20 @@
-"""Structures and sets by name: what ships with the package, and reference sets in the folder ``VIBRONIC_DATA``."""
+"""Structures and sets by name: what ships with the package, QM9, and reference sets in the folder ``VIBRONIC_DATA``."""
 
 from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib import resources
 from pathlib import Path
 
 from ase import Atoms
 
 from vibronic.core.errors import VibronicError
-from vibronic.data.dataset import read_labelled, read_structures
+from vibronic.data import qm9
+from vibronic.data.dataset import declared_units, read_labelled, read_structures
 
 
 @dataclass(frozen=True)
@@ -22,13 +25,19 @@ class Source:
         summary: one line for ``vibronic data``.
         licence: of the data.
         embedded: file inside the package, or
-        reference: files below ``VIBRONIC_DATA``.
+        reference: files below ``VIBRONIC_DATA``, or
+        made: function that makes a set which is no file, labels in Vibronic's units.
     """
 
     summary: str
     licence: str
     embedded: str = ""
     reference: tuple[str, ...] = ()
+    made: Callable[[], list[Atoms]] | None = None
+
+
+def _qm9(summary: str, part: qm9.Part) -> Source:
+    return Source(summary, "MIT", made=partial(qm9.molecules, part))
 
 
 SOURCES = {
@@ -49,50 +58,87 @@ SOURCES = {
         "BSD-3-Clause",
         reference=("thermal/SrTiO3/SrTiO3_test1.extxyz",),
     ),
+    "qm9": _qm9("130,831 molecules with B3LYP atomisation energy, HOMO, LUMO, gap, thermochemistry", "all"),
+    "qm9-train": _qm9("11,831 of its molecules up to 14 atoms, as in arXiv 2011.07929", "train"),
+    "qm9-validation": _qm9("1,479 others of them", "validation"),
+    "qm9-test": _qm9("the remaining 1,480 of them", "test"),
+    "qm9-large": _qm9("the 116,041 molecules of 15 atoms or more", "large"),
 }
+
+
+def source(name: str) -> Source:
+    """The named set.
+
+    Raises:
+        VibronicError: there is no such set.
+    """
+    if name not in SOURCES:
+        near = difflib.get_close_matches(name, SOURCES, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"known sets: {', '.join(SOURCES)}"
+        raise VibronicError(f"'{name}' is neither a file nor a named set; {hint}")
+    return SOURCES[name]
 
 
 def path_of(name: str) -> Path:
     """File of a named set.
 
     Raises:
-        VibronicError: there is no such set, or it is a reference set and ``VIBRONIC_DATA`` does not hold it.
+        VibronicError: there is no such set, it is no file, or it is a reference set and ``VIBRONIC_DATA`` does not hold it.
     """
-    if name not in SOURCES:
-        near = difflib.get_close_matches(name, SOURCES, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"known sets: {', '.join(SOURCES)}"
-        raise VibronicError(f"'{name}' is neither a file nor a named set; {hint}")
-    source = SOURCES[name]
-    if source.embedded:
-        return Path(str(resources.files("vibronic").joinpath("data", "sets", source.embedded)))
+    named = source(name)
+    if named.made:
+        raise VibronicError(f"'{name}' is not a file: 'vibronic data {name} --out FILE' makes one of it")
+    if named.embedded:
+        return Path(str(resources.files("vibronic").joinpath("data", "sets", named.embedded)))
     root = os.environ.get("VIBRONIC_DATA")
     if not root:
         raise VibronicError(f"'{name}' is not in the package: set VIBRONIC_DATA to the folder of the reference data")
-    path = Path(root) / source.reference[0]
+    path = Path(root) / named.reference[0]
     if not path.exists():
         raise VibronicError(f"'{name}' is not below VIBRONIC_DATA: expected {path}")
     return path
 
 
-def available(name: str) -> bool:
-    """Whether a named set can be read here."""
+def missing(name: str) -> str:
+    """What would make a named set readable here; empty where it is."""
+    if source(name).made:
+        return "" if qm9.installed() else qm9.INSTALL
     try:
-        return path_of(name).exists()
+        path_of(name)
     except VibronicError:
-        return False
+        return "set VIBRONIC_DATA"
+    return ""
+
+
+def _is_file(name: str | Path) -> bool:
+    """Whether this is a file or folder, there or not, rather than a name."""
+    path = Path(name)
+    return path.exists() or bool(path.suffix) or "/" in str(name)
+
+
+def _made(name: str | Path) -> Callable[[], list[Atoms]] | None:
+    """What makes a set that is no file."""
+    return None if _is_file(name) else source(str(name)).made
 
 
 def resolve(name: str | Path) -> Path:
-    """A file or folder as it is, or the file of a named set."""
-    path = Path(name)
-    if path.exists() or path.suffix or "/" in str(name):
-        return path
-    return path_of(str(name))
+    """A file or folder as it is, or the file of a named set.
+
+    Raises:
+        VibronicError: as :func:`path_of`.
+    """
+    return Path(name) if _is_file(name) else path_of(str(name))
 
 
 def structures(name: str | Path) -> list[Atoms]:
     """Structures of a file, folder or named set, labels in Vibronic's units."""
-    return read_labelled(resolve(name))
+    made = _made(name)
+    return made() if made else read_labelled(resolve(name))
+
+
+def units(name: str | Path) -> dict[str, str]:
+    """Units by label name that the ``dataset.yaml`` of a file, folder or named set gives; empty without one."""
+    return {} if _made(name) else declared_units(resolve(name))
 
 
 def crystal(name: str | Path) -> Atoms:
@@ -101,7 +147,8 @@ def crystal(name: str | Path) -> Atoms:
     Raises:
         VibronicError: it holds several.
     """
-    found = read_structures(resolve(name))
+    made = _made(name)
+    found = made() if made else read_structures(resolve(name))
     if len(found) != 1:
         raise VibronicError(f"{name} holds {len(found)} structures; one crystal is needed here")
     return found[0]

@@ -379,8 +379,8 @@ def data(name: str | None = None, out: Path | None = None) -> None:
 
     if name is None:
         for key, source in sources.SOURCES.items():
-            there = "" if sources.available(key) else "  (set VIBRONIC_DATA)"
-            say(f"{key:14s} {source.summary} [{source.licence}]{there}")
+            missing = sources.missing(key)
+            say(f"{key:14s} {source.summary} [{source.licence}]" + (f"  ({missing})" if missing else ""))
         return
     if out is not None:
         check_paths([name], [out])

@@ -150,7 +150,7 @@ def _settings(
     """What builds the model: its targets (where none are given, those its data carries), their units, its settings."""
     from vibronic.core.targets import TARGETS
     from vibronic.data import sources
-    from vibronic.data.dataset import declared_units, label_of
+    from vibronic.data.dataset import label_of
 
     units = units or {}
     if targets is None:
@@ -167,7 +167,7 @@ def _settings(
                 f"--units is only for targets that Vibronic does not know; if '{name}' is in {unit} in {data}, say so in a "
                 f"dataset.yaml beside it: 'units: {{{name}: {unit}}}'"
             )
-    declared = declared_units(sources.resolve(data))
+    declared = sources.units(data)
     units = {**{t: declared[t] for t in targets if t in declared and t not in TARGETS}, **units}
     unknown = [t for t in targets if t not in TARGETS and t not in units]
     if unknown:
