@@ -73,6 +73,20 @@ def home(tmp_path_factory: pytest.TempPathFactory, labelled_copper: list[Atoms])
     (here / "cut.extxyz.gz").write_bytes(gzip.compress(good.encode())[:-30])
     (here / "pickle.pkl").write_bytes(pickle.dumps({"a": 1}))
     (here / "nothing").mkdir()
+    water = "3\nwater\nO 0 0 0\nH 0 0 0.96\nH 0.93 0 -0.24\n"
+    molecules = {
+        "hole": ("b.xyz", ""),
+        "collision": ("b.xyz", water.replace("0.96", "0.06")),
+        "alchemy": ("b.xyz", water.replace("O", "Qq")),
+        "ghost": ("b.xyz", water.replace("O", "X")),
+        "tail": ("b.xyz", water[:-10]),
+        "lost": ("b.xyz", water.replace("0.96", "nan")),
+        "notes": ("b.txt", "Bought water.\n"),
+    }
+    for name, (file, text) in molecules.items():
+        (here / f"molecules-{name}").mkdir()
+        (here / f"molecules-{name}" / "a.xyz").write_text(water)
+        (here / f"molecules-{name}" / file).write_text(text)
     for value in ("nan", "inf"):
         frames = [a.copy() for a in labelled_copper]
         for a in frames:
@@ -123,6 +137,13 @@ STRUCTURE_FILES = [
     ("no-length.extxyz", "volume"),
     ("overlap.extxyz", "atoms 0 (Cu) and 1 (Cu) overlap"),
     ("no-atoms.extxyz", "no"),
+    ("molecules-hole", "b.xyz is empty"),
+    ("molecules-collision", "b.xyz: atoms 0 (O) and 1 (H) overlap (closer than 0.4 Angstrom)"),
+    ("molecules-alchemy", "b.xyz has an atom of unknown element 'Qq'"),
+    ("molecules-ghost", "b.xyz has an atom of unknown element"),
+    ("molecules-tail", "b.xyz: it is damaged, truncated"),
+    ("molecules-lost", "b.xyz has positions or lattice vectors that are not finite numbers"),
+    ("molecules-notes", "b.txt is in no format that ASE recognises"),
 ]
 
 

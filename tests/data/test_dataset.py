@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.build import molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,6 +17,7 @@ from vibronic.data.dataset import (
     BucketSampler,
     GraphData,
     describe,
+    in_batches,
     label_of,
     labels_of,
     loader,
@@ -100,6 +102,25 @@ def test_a_folder_is_the_sum_of_its_files(tmp_path: Path, labelled_copper: list[
     frames = read_labelled(tmp_path)
     assert [a.info["parent"] for a in frames] == [f"Cu-{k}" for k in range(5)]
     assert label_of(frames[0], "energy") == pytest.approx(label_of(labelled_copper[0], "energy") / 1000)
+
+
+def test_a_folder_of_molecules(tmp_path: Path) -> None:
+    """One .xyz each, as chemists keep them: without a cell, the comment empty, prose or labels."""
+    names = ("CH4", "H2O", "C6H6")
+    for name, comment in zip(names, ("", "water, from somewhere", "energy=-1.5 homo=-6.25"), strict=True):
+        atoms = molecule(name)
+        lines = [f"{s} {x:.10f} {y:.10f} {z:.10f}" for s, (x, y, z) in zip(atoms.symbols, atoms.positions, strict=True)]
+        (tmp_path / f"{name}.xyz").write_text("\n".join([str(len(atoms)), comment, *lines]) + "\n")
+    frames = read_labelled(tmp_path)
+    assert [len(a) for a in frames] == [12, 5, 3]  # files in the order of their names: C6H6, CH4, H2O
+    for atoms, name in zip(frames, sorted(names), strict=True):
+        assert (atoms.numbers == molecule(name).numbers).all()
+        assert np.allclose(atoms.positions, molecule(name).positions, atol=1e-9)
+        assert not atoms.pbc.any()
+    assert (label_of(frames[0], "energy"), label_of(frames[0], "homo")) == (-1.5, -6.25)
+    batch = next(in_batches(frames, 5.0, 3))
+    assert batch.n_atoms.tolist() == [12, 5, 3]
+    assert not batch.cell.any()
 
 
 def test_labels_are_demanded_by_name(labelled_copper: list[Atoms]) -> None:
