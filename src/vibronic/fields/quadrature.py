@@ -1,0 +1,150 @@
+"""Integrals over all space: spheres of points round every atom, parted between the atoms by Becke's cells.
+
+Radial points after Treutler and Ahlrichs (J. Chem. Phys. 102, 346, 1995; M4 with unit scale), angular ones after Lebedev,
+cells after Becke (J. Chem. Phys. 88, 2547, 1988) with his adjustment for the sizes of the atoms. The grid turns with the
+molecule up to its angular error, because the spheres do not turn with it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from ase import Atoms
+from ase.data import covalent_radii
+from ase.units import Bohr
+
+from vibronic.core.errors import VibronicError
+
+LEVELS = {0: (30, 11), 1: (40, 17), 2: (50, 23), 3: (65, 29), 4: (80, 35), 5: (100, 47)}
+"""Radial points and the degree to which the outer spheres are exact; elements below Li have 10 radial points less."""
+
+NEAR = 24
+"""Cells are parted between so many atoms nearest to a point; the others have nothing there."""
+
+_CHUNK = 1_000  # arrays of points x near x near atoms that stay in the cache: four times as fast as 20,000
+_FARTHEST = 12.0  # Angstrom from a nucleus; a density of atoms has fallen to 1e-12 there
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Points to integrate on.
+
+    Attributes:
+        points: (P, 3) Angstrom.
+        weights: (P,) Angstrom^3; the sum of weights times a function is its integral.
+        owner: (P,) the atom on whose sphere a point lies, ascending.
+    """
+
+    points: np.ndarray
+    weights: np.ndarray
+    owner: np.ndarray
+
+
+def molecular_grid(atoms: Atoms, level: int = 2, prune: bool = True) -> Grid:
+    """The whole grid of a molecule; about 15 kB per atom and thousand points (see :func:`grid_of_atom` for less).
+
+    Args:
+        atoms: a molecule.
+        level: 0 (coarse, 1e-3 of the electrons) to 5 (see ``LEVELS``).
+        prune: coarser spheres near the nucleus, where the density is nearly round.
+
+    Raises:
+        VibronicError: the level does not exist, or the structure is periodic.
+    """
+    parts = list(grids(atoms, level, prune))
+    return Grid(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("points", "weights", "owner")))
+
+
+def grids(atoms: Atoms, level: int = 2, prune: bool = True) -> Iterator[Grid]:
+    """The grid in parts, one atom after another, for molecules whose whole grid would be too large to keep.
+
+    Raises:
+        VibronicError: as :func:`molecular_grid`.
+    """
+    if level not in LEVELS:
+        raise VibronicError(f"there is no grid of level {level}; choose {min(LEVELS)} to {max(LEVELS)}")
+    if atoms.pbc.any():
+        raise VibronicError("integrals over all space are of molecules; the structure is periodic")
+    for a, number in enumerate(atoms.numbers):
+        offsets, weights = sphere(int(number), level, prune)
+        points = atoms.positions[a] + offsets
+        share = np.concatenate([becke(atoms, points[k : k + _CHUNK], a) for k in range(0, len(points), _CHUNK)])
+        kept = share > 1e-12
+        yield Grid(points[kept], (weights * share)[kept], np.full(int(kept.sum()), a))
+
+
+@lru_cache(maxsize=64)
+def sphere(number: int, level: int, prune: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    """Offsets (P, 3), Angstrom, and weights (P,), Angstrom^3, of the spheres round one atom alone."""
+    shells, degree = LEVELS[level]
+    radii, radial = _treutler(shells - 10 * (number < 3))
+    size = float(covalent_radii[number])
+    offsets, weights = [], []
+    for r, w in zip(radii, radial):
+        if r > _FARTHEST:
+            continue
+        # The limits are those of NWChem's pruning, in radii of the atom.
+        near = 0.25 if r < 0.25 * size else 0.5 if r < 0.5 * size else 1.0
+        directions, angular = lebedev(max(5, round(near * degree)) if prune else degree)
+        offsets.append(r * directions)
+        weights.append(w * r**2 * angular)
+    return np.concatenate(offsets), np.concatenate(weights)
+
+
+@lru_cache(maxsize=64)
+def lebedev(degree: int) -> tuple[np.ndarray, np.ndarray]:
+    """Directions (P, 3) and weights (P,), of sum 4 pi, exact for polynomials up to ``degree`` or the next one there is."""
+    from scipy.integrate import lebedev_rule
+
+    for rule in range(degree | 1, 132, 2):  # rules have odd degrees, not all of them
+        try:
+            directions, weights = lebedev_rule(rule)
+        except NotImplementedError:
+            continue
+        if weights.min() > 0:  # some rules have negative weights, which turn small errors into large ones
+            return directions.T.copy(), weights
+    raise VibronicError(f"there is no Lebedev rule of degree {degree}")
+
+
+def _treutler(n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Radii (n,), Angstrom, ascending, and weights for dr."""
+    step = math.pi / (n + 1)
+    angle = step * np.arange(n, 0, -1)
+    x = np.cos(angle)
+    logarithm = np.log((1 - x) / 2)
+    power = (1 + x) ** 0.6
+    scale = Bohr / math.log(2)
+    derivative = scale * power * (-0.6 / (1 + x) * logarithm + 1 / (1 - x))
+    return -scale * power * logarithm, derivative * step * np.sin(angle)
+
+
+def becke(atoms: Atoms, points: np.ndarray, owner: int) -> np.ndarray:
+    """(P,) share of the atom ``owner`` in each of the ``points`` (P, 3); the shares of all atoms sum to one.
+
+    Only the ``NEAR`` atoms nearest to a point are asked, so that the cost per atom does not grow with the molecule.
+    """
+    if len(atoms) == 1:
+        return np.ones(len(points))
+    from scipy.spatial import cKDTree
+
+    near = min(NEAR, len(atoms))
+    distance, index = cKDTree(atoms.positions).query(points, k=near)
+    size = covalent_radii[atoms.numbers]
+    # Becke's appendix: the boundary of two cells moves towards the smaller atom, at most to where it stays monotonic.
+    ratio = size[:, None] / size[None, :]
+    asymmetry = (ratio - 1) / (ratio + 1)
+    asymmetry = np.clip(asymmetry / (asymmetry**2 - 1), -0.5, 0.5)
+    apart = np.linalg.norm(atoms.positions[:, None] - atoms.positions[None], axis=-1) + np.eye(len(atoms))
+    i, j = index[:, :, None], index[:, None, :]
+    mu = (distance[:, :, None] - distance[:, None, :]) / apart[i, j]
+    mu += asymmetry[i, j] * (1 - mu**2)
+    for _ in range(3):
+        mu = 1.5 * mu - 0.5 * mu**3
+    cells = 0.5 * (1 - mu)
+    cells[:, np.arange(near), np.arange(near)] = 1.0
+    cells = cells.prod(axis=2)
+    return (cells * (index == owner)).sum(1) / cells.sum(1)
