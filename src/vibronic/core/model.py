@@ -23,9 +23,13 @@ class Model(nn.Module):
         targets: what the model predicts.
         cutoff: radius of the neighbour list it needs, Angstrom.
         elements: (n,) atomic numbers seen in training; a prediction for any other is refused.
+        recipe: training settings that suit this kind, where the user leaves them at their defaults.
+        turns: losses that are minimised in turn, each batch giving one step to each of them.
     """
 
     kind: ClassVar[str]
+    recipe: ClassVar[dict[str, Any]] = {}
+    turns: ClassVar[int] = 1
     elements: Tensor
 
     def __init__(self, config: dict[str, Any], targets: Sequence[Target], cutoff: float) -> None:
@@ -47,6 +51,10 @@ class Model(nn.Module):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """``loss`` (a scalar to minimise) and any figures worth logging, from the labels of the batch."""
         raise NotImplementedError
+
+    def loss_in_turn(self, batch: Batch, turn: int) -> dict[str, Tensor]:
+        """What the step of this turn minimises, as :meth:`loss`, for models of several ``turns``."""
+        return self.loss(batch)
 
     def prepare(self, batch: Batch) -> None:
         """Set scales and references from the training set (and from nothing else) before the first step."""

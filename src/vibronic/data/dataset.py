@@ -301,14 +301,17 @@ class GraphData(torch.utils.data.Dataset):
 class BucketSampler(Sampler[list[int]]):
     """Batches of structures of similar size, shuffled anew each epoch, the same for the same seed and epoch.
 
-    With several processes every rank takes every ``replicas``-th batch, so ranks see disjoint structures.
+    With several processes every rank takes every ``replicas``-th batch, so ranks see disjoint structures. Every batch
+    comes ``turns`` times in a row.
     """
 
-    def __init__(self, sizes: Sequence[int], batch_size: int, seed: int, rank: int = 0, replicas: int = 1) -> None:
+    def __init__(
+        self, sizes: Sequence[int], batch_size: int, seed: int, rank: int = 0, replicas: int = 1, turns: int = 1
+    ) -> None:
         self.sizes = np.asarray(sizes)
         self.batch_size = batch_size
         self.seed = seed
-        self.rank, self.replicas = rank, replicas
+        self.rank, self.replicas, self.turns = rank, replicas, turns
         self.epoch = 0
         self.sampler = self  # where Lightning looks for ``set_epoch``
 
@@ -318,7 +321,7 @@ class BucketSampler(Sampler[list[int]]):
 
     def __len__(self) -> int:
         batches = math.ceil(len(self.sizes) / self.batch_size)
-        return math.ceil(batches / self.replicas)
+        return math.ceil(batches / self.replicas) * self.turns
 
     def __iter__(self) -> Iterator[list[int]]:
         rng = np.random.default_rng((self.seed, self.epoch))
@@ -329,14 +332,16 @@ class BucketSampler(Sampler[list[int]]):
         )
         batches = [order[k : k + self.batch_size].tolist() for k in range(0, len(order), self.batch_size)]
         batches = [batches[k] for k in rng.permutation(len(batches))]
-        batches = (batches * self.replicas)[: len(self) * self.replicas]  # every rank does the same number of steps
-        yield from batches[self.rank :: self.replicas]
+        steps = len(self) // self.turns
+        batches = (batches * self.replicas)[: steps * self.replicas]  # every rank does the same number of steps
+        for batch in batches[self.rank :: self.replicas]:
+            yield from [batch] * self.turns
 
 
-def loader(data: GraphData, batch_size: int, seed: int, rank: int = 0, replicas: int = 1) -> DataLoader:
+def loader(data: GraphData, batch_size: int, seed: int, rank: int = 0, replicas: int = 1, turns: int = 1) -> DataLoader:
     """Batches for training, bucketed by atom count."""
     sizes = [len(g.numbers) for g in data.graphs]
-    sampler = BucketSampler(sizes, batch_size, seed, rank, replicas)
+    sampler = BucketSampler(sizes, batch_size, seed, rank, replicas, turns)
     return DataLoader(data, batch_sampler=sampler, collate_fn=Batch.collate)
 
 

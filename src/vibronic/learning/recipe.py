@@ -20,8 +20,9 @@ class Training:
         clip: largest norm of the gradient; 0 for none.
         patience: validations without progress before stopping; 0 never stops early.
         validate_every: epochs between validations.
-        schedule: of the learning rate after the warm-up.
-        optimizer: adamw, or the paper's adam.
+        schedule: of the learning rate after the warm-up; ``step`` halves it every ``step_epochs``.
+        optimizer: adamw, or the papers' adam.
+        step_epochs: between halvings of the learning rate, with the schedule ``step``.
     """
 
     epochs: int = 100
@@ -33,12 +34,13 @@ class Training:
     clip: float = 10.0
     patience: int = 0
     validate_every: int = 1
-    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule: Literal["cosine", "constant", "step"] = "cosine"
     optimizer: Literal["adamw", "adam"] = "adamw"
+    step_epochs: int = 200
 
     def __post_init__(self) -> None:
         """Refuse what cannot train, before anything is read."""
-        for name in ("epochs", "batch_size", "learning_rate", "validate_every"):
+        for name in ("epochs", "batch_size", "learning_rate", "validate_every", "step_epochs"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise VibronicError(f"training.{name} must be positive, not {getattr(self, name)}")
         for name in ("weight_decay", "warmup", "clip", "patience"):

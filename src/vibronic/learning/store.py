@@ -53,16 +53,25 @@ class Card:
     summary: str = ""
 
 
+def class_of(kind: str) -> type[Model]:
+    """The class of a kind of model.
+
+    Raises:
+        VibronicError: the kind is unknown.
+    """
+    if not isinstance(kind, str) or kind not in MODELS:
+        raise VibronicError(f"there is no model kind '{kind}'; choose one of {', '.join(MODELS)}")
+    module, name = MODELS[kind]
+    return getattr(import_module(module), name)
+
+
 def build(kind: str, **config: Any) -> Model:
     """A new, untrained model.
 
     Raises:
         VibronicError: the kind is unknown, or a setting does not exist or has a wrong value.
     """
-    if not isinstance(kind, str) or kind not in MODELS:
-        raise VibronicError(f"there is no model kind '{kind}'; choose one of {', '.join(MODELS)}")
-    module, name = MODELS[kind]
-    model_class = getattr(import_module(module), name)
+    model_class: Any = class_of(kind)
     parameters = inspect.signature(model_class, eval_str=True).parameters
     known = [p for p in parameters if p not in ("targets", "units")]
     for key in config:

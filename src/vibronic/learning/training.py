@@ -50,7 +50,8 @@ class _Fit(pl.LightningModule):
         self.data, self.validation, self.how, self.seed = train, validation, how, seed
 
     def train_dataloader(self) -> DataLoader:
-        return loader(self.data, self.how.batch_size, self.seed, self.trainer.global_rank, self.trainer.world_size)
+        ranks = self.trainer.global_rank, self.trainer.world_size
+        return loader(self.data, self.how.batch_size, self.seed, *ranks, self.model.turns)
 
     def val_dataloader(self) -> DataLoader:
         assert self.validation is not None  # or Lightning would not ask
@@ -68,14 +69,15 @@ class _Fit(pl.LightningModule):
             sync_dist=self.trainer.world_size > 1,
         )
 
-    def training_step(self, batch: Batch, _: int) -> Tensor:
+    def training_step(self, batch: Batch, k: int) -> Tensor:
         # Dropout must draw the same numbers after a resume as it would have drawn without the interruption.
         own = np.random.SeedSequence((self.seed, self.global_step, self.global_rank))
         torch.manual_seed(int(own.generate_state(1)[0]))
-        figures = self.model.loss(batch)
+        turn = k % self.model.turns  # the loader gives every batch once for each turn
+        figures = self.model.loss_in_turn(batch, turn)
         if not torch.isfinite(figures["loss"]):
             raise VibronicError("the training diverged (the loss is not finite); lower --training.learning_rate")
-        self._log("train", figures, batch)
+        self._log("train", figures if turn == 0 else {f"loss_{turn}": figures["loss"]}, batch)
         return figures["loss"]
 
     def validation_step(self, batch: Batch, _: int) -> None:
@@ -88,10 +90,13 @@ class _Fit(pl.LightningModule):
             return optimizer
         total = max(1, int(self.trainer.estimated_stepping_batches))
         warmup = max(1, round(self.how.warmup * total))
+        halving = self.how.step_epochs * total / self.how.epochs
 
         def factor(step: int) -> float:
             if step < warmup:
                 return (step + 1) / warmup
+            if self.how.schedule == "step":
+                return 0.5 ** int(step / halving)
             return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, total - warmup))))
 
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
@@ -179,7 +184,7 @@ def fit(
             trainer = pl.Trainer(
                 accelerator=device,
                 devices=devices,
-                strategy="auto" if devices == 1 else _ddp(),
+                strategy="auto" if devices == 1 else _ddp(model),
                 max_epochs=how.epochs,
                 check_val_every_n_epoch=how.validate_every,
                 gradient_clip_val=how.clip,
@@ -218,9 +223,11 @@ def fit(
     return {k: float(v) for k, v in trainer.callback_metrics.items()}
 
 
-def _ddp() -> str:
+def _ddp(model: Model) -> str:
     """Processes started by a cluster's launcher are joined; otherwise they are started here."""
-    return "ddp" if {"SLURM_NTASKS", "WORLD_SIZE"} & set(os.environ) else "ddp_spawn"
+    start = "ddp" if {"SLURM_NTASKS", "WORLD_SIZE"} & set(os.environ) else "ddp_spawn"
+    # A loss in turn leaves the weights of the others alone, which DDP would wait for.
+    return start if model.turns == 1 else f"{start}_find_unused_parameters_true"
 
 
 def _as_told_by_a_process(error: ProcessRaisedException) -> Exception:

@@ -58,7 +58,8 @@ def train(
         preset: paper2025 (cgcnn): the settings of arXiv 2511.15222's scripts, wherever model, training and fractions are
             left as they are.
         model: settings of the model, e.g. --model.width 64 --model.cutoff 5.0.
-        training: how to train, e.g. --training.epochs 200.
+        training: how to train, e.g. --training.epochs 200; what is left alone suits the kind (qdf2020: its authors' 2,000
+            epochs).
         device: auto, cpu, gpu, ...
         devices: processes; more than one trains with DDP.
         out: model folder, with logs and checkpoints.
@@ -78,8 +79,10 @@ def train(
         raise VibronicError(
             f"--fractions are shares for training (more than 0), validation and test, of a sum up to 1, not {fractions}"
         )
+    recipe = store.class_of(kind).recipe
     if preset is not None:
-        model, training, fractions = _preset(preset, kind, model, training, fractions)
+        model, recipe, fractions = _preset(preset, kind, model, fractions)
+    training = _suited(training, recipe)
     config: dict[str, Any] = {
         "kind": kind,
         "data": data,
@@ -119,24 +122,25 @@ def train(
 
 
 def _preset(
-    preset: str,
-    kind: str,
-    model: dict[str, Setting] | None,
-    training: Training,
-    fractions: tuple[float, float, float],
-) -> tuple[dict[str, Setting], Training, tuple[float, float, float]]:
-    """Settings of the model, training and fractions: the preset's, except where the user changed a default."""
+    preset: str, kind: str, model: dict[str, Setting] | None, fractions: tuple[float, float, float]
+) -> tuple[dict[str, Setting], dict[str, Any], tuple[float, float, float]]:
+    """Settings of the model, recipe and fractions: the preset's, except where the user changed a default."""
     from vibronic.properties.cgcnn import PAPER2025
 
     if kind != "cgcnn":
         raise VibronicError(f"the preset {preset} belongs to cgcnn, not {kind}")
-    default = asdict(Training())
-    changed = {name: value for name, value in asdict(training).items() if value != default[name]}
     return (
         {**PAPER2025["model"], **(model or {})},
-        Training(**{**PAPER2025["training"], **changed}),
+        PAPER2025["training"],
         PAPER2025["fractions"] if tuple(fractions) == FRACTIONS else fractions,
     )
+
+
+def _suited(training: Training, recipe: dict[str, Any]) -> Training:
+    """The training that a kind of model or a preset asks for, except where the user changed a default."""
+    default = asdict(Training())
+    changed = {name: value for name, value in asdict(training).items() if value != default[name]}
+    return Training(**{**recipe, **changed})
 
 
 def _settings(
