@@ -160,7 +160,7 @@ def test_the_text_is_read_once(wheel: Path, tmp_path: Path, monkeypatch: pytest.
 
 
 @here
-@pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "other", "prose"])
+@pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "other", "objects", "prose"])
 def test_a_damaged_cache_is_made_again(wheel: Path, tmp_path: Path, damage: str) -> None:
     first = again()
     kept = tmp_path / "cache" / "qm9-1.0.3-1.npz"
@@ -168,6 +168,8 @@ def test_a_damaged_cache_is_made_again(wheel: Path, tmp_path: Path, damage: str)
     middle = whole.index(np.asarray(first[0].positions).tobytes())
     if damage == "other":
         np.savez(kept, qm9_index=[1], n_atoms=[5])
+    elif damage == "objects":  # could run code when read; it is not
+        np.savez(kept, qm9_index=np.array([print], dtype=object))
     else:
         flipped = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
         kept.write_bytes({"empty": b"", "cut": whole[:-100], "flipped": flipped, "prose": b"no arrays"}[damage])

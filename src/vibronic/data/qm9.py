@@ -151,7 +151,7 @@ def cache_folder() -> Path:
 def _cached(file: Path) -> dict[str, np.ndarray] | None:
     """The arrays in a file; None where it is missing or damaged."""
     try:
-        with file.open("rb") as opened, np.load(opened) as kept:
+        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as kept:
             qm9 = {name: kept[name] for name in ("qm9_index", "n_atoms", "numbers", "positions", *LABELS)}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
