@@ -88,7 +88,7 @@ class QuantumDeepField2020(Model):
         if min(width, layers, hk_width, hk_layers) < 1 or not 0 < interval <= radius:
             raise VibronicError("qdf2020 needs positive widths and layers, and an interval of points within its radius")
         self.extensive = self.targets[0].extensive
-        self.register_buffer("offsets", _sphere(radius, interval), persistent=False)
+        self.register_buffer("offsets", sphere(radius, interval), persistent=False)
         for name, table in _orbitals(elements, basis_set).items():
             self.register_buffer(name, table, persistent=False)
         n = len(self.second_shell)
@@ -147,9 +147,7 @@ class QuantumDeepField2020(Model):
         for k, (positions, numbers, atom, kind) in enumerate(self._molecules(batch)):
             psi, coefficients = self._orbitals(positions, numbers, atom, kind)
             if points is not None:
-                psi = (
-                    self._gaussians(_square_distances(positions, points[k].to(positions)), atom, kind).T @ coefficients
-                )
+                psi = self._gaussians(square_distances(positions, points[k].to(positions)), atom, kind).T @ coefficients
             found.append(psi.square().sum(1))
         return found
 
@@ -162,7 +160,7 @@ class QuantumDeepField2020(Model):
         Communications 8, 872 (2017))."""
         values = []
         for positions, numbers, _, _ in self._molecules(batch):
-            d2 = _square_distances(positions, self._points(positions))
+            d2 = square_distances(positions, self._points(positions))
             values.append(-(numbers.to(d2) @ torch.exp(-d2)))
         return torch.cat(values)
 
@@ -195,7 +193,7 @@ class QuantumDeepField2020(Model):
         The authors normalise the columns of phi, of the coefficients and of psi. The first are factors of the rows of
         the coefficients, which are fewer than the points; the second cancel in the third, and are left out.
         """
-        phi = self._gaussians(_square_distances(positions, self._points(positions)), atom, kind)
+        phi = self._gaussians(square_distances(positions, self._points(positions)), atom, kind)
         coefficients = self.coefficient[kind] / phi.norm(dim=1, keepdim=True).clamp(min=1e-12)
         psi = phi.T @ coefficients
         scale = (numbers.sum().to(psi) / psi.shape[1]).sqrt() / psi.norm(dim=0).clamp(min=1e-12)
@@ -248,12 +246,12 @@ def _within(owner: Tensor, count: Tensor) -> Tensor:
     return torch.arange(len(owner), device=owner.device) - (count.cumsum(0) - count)[owner]
 
 
-def _square_distances(positions: Tensor, points: Tensor) -> Tensor:
+def square_distances(positions: Tensor, points: Tensor) -> Tensor:
     """(atoms, points) Angstrom^2; from differences, since expanded squares would cost half of the digits."""
     return sum((points[:, k] - positions[:, k, None]).square() for k in range(3))  # type: ignore[return-value]
 
 
-def _sphere(radius: float, interval: float) -> Tensor:
+def sphere(radius: float, interval: float) -> Tensor:
     """(points, 3) offsets of a lattice of this interval, without its centre, that are within the radius."""
     steps = np.arange(-radius, radius + 1e-3, interval)
     offsets = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3)
