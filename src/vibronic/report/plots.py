@@ -450,3 +450,35 @@ def histogram(groups: Mapping[str, ArrayLike], unit: str, title: str = "Value") 
     figure.update_xaxes(title_text=_with_unit(title, unit), range=[edges[0] - step, edges[-1] + step])
     figure.update_yaxes(title_text="Share (%)", rangemode="tozero")
     return _styled(figure)
+
+
+def comparison(rows: Rows, metric: str, unit: str = "") -> Figure:
+    """A score of several models on several test sets: every seed a point.
+
+    Args:
+        rows: dictionaries with ``model``, ``set`` (the test set), ``seed`` and ``value``.
+        metric: name of ``value``.
+        unit: unit of ``value``.
+
+    Raises:
+        VibronicError: no rows, a missing key or a value that is not finite.
+    """
+    import plotly.graph_objects as go
+
+    models, sets = (list(dict.fromkeys(_column(rows, key))) for key in ("model", "set"))
+    seeds, values = _column(rows, "seed"), _finite(_column(rows, "value"), "value")
+    figure = go.Figure()
+    for k, name in enumerate(sets):
+        chosen = [i for i, row in enumerate(rows) if row["set"] == name]
+        figure.add_scatter(
+            x=[models.index(rows[i]["model"]) + 0.3 * (k - (len(sets) - 1) / 2) for i in chosen],
+            y=values[chosen],
+            mode="markers",
+            marker={"color": _pick(PALETTE, k), "size": 10, "symbol": _pick(SYMBOLS, k)},
+            name=str(name),
+            customdata=[seeds[i] for i in chosen],
+            hovertemplate="%{y:.3g}, seed %{customdata}<extra>" + str(name) + "</extra>",
+        )
+    figure.update_xaxes(tickvals=list(range(len(models))), ticktext=[str(m) for m in models], showgrid=False)
+    figure.update_yaxes(title_text=_with_unit(metric, unit), rangemode="tozero")
+    return _styled(figure)
