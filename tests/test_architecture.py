@@ -18,6 +18,7 @@ ROOMS = [
     "labelling",
     "sampling",
     "properties",
+    "fields",
     "explain",
     "report",
     "studies",

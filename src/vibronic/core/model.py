@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
+from ase import Atoms
 from torch import Tensor, nn
 
 from vibronic.core.batch import Batch
@@ -25,11 +26,13 @@ class Model(nn.Module):
         elements: (n,) atomic numbers seen in training; a prediction for any other is refused.
         recipe: training settings that suit this kind, where the user leaves them at their defaults.
         turns: losses that are minimised in turn, each batch giving one step to each of them.
+        predicts: names of the targets of a kind that leaves no choice.
     """
 
     kind: ClassVar[str]
     recipe: ClassVar[dict[str, Any]] = {}
     turns: ClassVar[int] = 1
+    predicts: ClassVar[tuple[str, ...]] = ()
     elements: Tensor
 
     def __init__(self, config: dict[str, Any], targets: Sequence[Target], cutoff: float) -> None:
@@ -43,6 +46,19 @@ class Model(nn.Module):
     def dtype(self) -> torch.dtype:
         """Precision that the model wants its batches in; a model without parameters to train is fitted in double."""
         return next((p.dtype for p in self.parameters()), torch.float64)
+
+    @property
+    def labels(self) -> list[Target]:
+        """What :meth:`loss` needs of every structure; the targets, where a model does not say otherwise."""
+        return self.targets
+
+    def labelled(self, atoms: Atoms) -> Atoms:
+        """A structure of the user's as one with the :attr:`labels`, for models that learn from something derived."""
+        return atoms
+
+    def own_scores(self, structures: Sequence[Atoms]) -> tuple[dict[str, float], dict[str, str]]:
+        """Scores on unseen structures beside those of the targets, and their units."""
+        return {}, {}
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Predictions by target name: (B, ...) per structure, (N, ...) per atom."""

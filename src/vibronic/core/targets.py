@@ -53,6 +53,7 @@ TARGETS: dict[str, Target] = {
         Target("free_energy_298K", "eV", extensive=True),
         Target("heat_capacity", "eV/K", extensive=True),
         Target("density_matrix", "1", shape=(-1,)),
+        Target("density_samples", "1", level="atom", shape=(-1, 6)),  # its columns: fields/samples.py
     )
 }
 

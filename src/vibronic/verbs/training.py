@@ -44,11 +44,13 @@ def train(
       vibronic train painn Ag3SBr-pbe --targets band_gap vbm --training.epochs 200 --out runs/gap
       vibronic train cgcnn Ag3SBr-pbe --targets band_gap --preset paper2025 --out runs/paper
       vibronic train ridge labelled.extxyz --targets energy pressure --out runs/floor
+      vibronic train qdf-density densities.extxyz --out runs/density
 
     A killed training goes on with the same command.
 
     Args:
-        kind: painn (equivariant; energy, forces, stress and scalars), cgcnn (the paper's), ridge (pairs and angles).
+        kind: painn (equivariant; energy, forces, stress and scalars), cgcnn (the paper's), ridge (pairs and angles),
+            qdf-density (electron densities of molecules, from labels 'density_matrix').
         data: labelled extxyz, folder or name (see 'vibronic data').
         targets: what to learn; what the data carries of energy, forces, stress where none are given.
         units: of targets that Vibronic does not know, e.g. --units.my_gap eV.
@@ -114,7 +116,7 @@ def train(
         store.save(network, out, card)
         record["scores"] = card.scores
     for name, value in card.scores.items():
-        if name.startswith(("mae", "r2")):
+        if name.startswith(("mae", "nmae", "r2")):
             unit = f" {card.units[name]}" if card.units[name] != "1" else ""
             say(f"{name.replace('_', ' of ', 1)}: {value:.4g}{unit} ({len(scored)} unseen structures)")
     say(f"model: {out}")
@@ -155,8 +157,11 @@ def _settings(
     from vibronic.core.targets import TARGETS
     from vibronic.data import sources
     from vibronic.data.dataset import label_of
+    from vibronic.learning.store import class_of
 
     units = units or {}
+    if targets is None and class_of(kind).predicts:
+        targets = list(class_of(kind).predicts)
     if targets is None:
         targets = [t for t in ("energy", "forces", "stress") if label_of(first, t) is not None]
         if kind != "painn":
@@ -191,16 +196,23 @@ def _parts(
     seed: int,
 ) -> tuple[list[Atoms], list[Atoms], list[Atoms]]:
     """Structures to fit, to choose the epoch and set the intervals on, and to score: parts of the data, or files."""
+    from rich.progress import track
+
     from vibronic.data import sources
     from vibronic.data.dataset import labels_of, split
 
     def labelled(structures: list[Atoms], file: str) -> list[Atoms]:
         """Refuse a fault in any label, naming its place in the user's file, before anything is computed."""
-        for k, atoms in enumerate(structures):
-            labels_of(atoms, network.targets, f"{file}, structure {k}")
-        return structures
+        found = []
+        for k, atoms in enumerate(track(structures, "Reading labels", transient=True)):
+            try:
+                found.append(network.labelled(atoms))
+            except VibronicError as error:
+                raise VibronicError(f"{file}, structure {k}: {error}") from error
+            labels_of(found[-1], network.labels, f"{file}, structure {k}")
+        return found
 
-    labelled(frames, data)
+    frames = labelled(frames, data)
     shares = [fractions[0], 0.0 if validation else fractions[1], 0.0 if test else fractions[2]]
     parts = iter(split(frames, [s for s in shares if s > 0], seed))
     fitted, chosen, scored = ([frames[k] for k in next(parts)] if s > 0 else [] for s in shares)
@@ -229,13 +241,13 @@ def _fit(
     from vibronic.data.dataset import GraphData
     from vibronic.properties.descriptors import DescriptorRidge
 
-    data = GraphData(fitted, network.targets, network.cutoff)
+    data = GraphData(fitted, network.labels, network.cutoff)
     if isinstance(network, DescriptorRidge):
         network.fit(data.batch().to(dtype=torch.float64))
         return {}
     from vibronic.learning.training import fit
 
-    validation = GraphData(chosen, network.targets, network.cutoff) if chosen else None
+    validation = GraphData(chosen, network.labels, network.cutoff) if chosen else None
     return {"last": fit(network, data, validation, out, training, seed, device, devices)}
 
 
@@ -248,6 +260,8 @@ def _card(network: Model, fitted: list[Atoms], chosen: list[Atoms], scored: list
     card = Card(describe(fitted), licence="as the data")
     if scored:
         card.scores, card.units = score(network.targets, predict(network, scored), scored)
+        own, units = network.own_scores(scored)
+        card.scores, card.units = {**card.scores, **own}, {**card.units, **units}
     if chosen:
         card.intervals = intervals(network.targets, predict(network, chosen), chosen)
     return card

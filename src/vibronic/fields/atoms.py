@@ -1,0 +1,109 @@
+"""Free atoms: spherical densities to start a molecule's from, and to part it between its atoms.
+
+The densities are those of spherically averaged PBE/6-31G* atoms, each a sum of s Gaussians whose coefficients are kept in
+``free_atoms.json``. ``python -m vibronic.fields.atoms`` derives that file again with PySCF.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from importlib import resources
+
+import numpy as np
+from ase import Atoms
+from ase.data import atomic_numbers, chemical_symbols
+from ase.units import Bohr
+
+from vibronic.core.errors import VibronicError
+
+START, RATIO = 0.15, 1.35
+"""Exponents are START * RATIO^k Bohr^-2: fine enough that a fit leaves less than 1e-4 of the electrons."""
+
+XC, BASIS = "PBE", "6-31G*"
+
+
+@lru_cache(maxsize=1)
+def _table() -> dict[int, np.ndarray]:
+    stored = json.loads(resources.files("vibronic.fields").joinpath("free_atoms.json").read_text())
+    return {atomic_numbers[symbol]: np.array(values) for symbol, values in stored["coefficients"].items()}
+
+
+def free_atom(number: int) -> tuple[np.ndarray, np.ndarray]:
+    """Exponents (K,), Angstrom^-2, and coefficients (K,), e/Angstrom^3, of ``sum_k c_k exp(-a_k r^2)``.
+
+    Raises:
+        VibronicError: there is no free atom of this element.
+    """
+    if number not in _table():
+        known = ", ".join(chemical_symbols[z] for z in _table())
+        raise VibronicError(f"there is no free-atom density of {chemical_symbols[number]}; there are {known}")
+    coefficients = _table()[number]
+    return START * RATIO ** np.arange(len(coefficients)) / Bohr**2, coefficients / Bohr**3
+
+
+def free_density(number: int, distance: np.ndarray) -> np.ndarray:
+    """Density, e/Angstrom^3, of one free atom at distances (...), Angstrom.
+
+    It is read from a fine table of its logarithm, which is quicker than the sum and never negative.
+    """
+    grid, logarithm = _logarithm(number)
+    found = np.exp(np.interp(distance, grid, logarithm))
+    return np.where(distance > grid[-1], 0.0, found)
+
+
+@lru_cache(maxsize=128)
+def _logarithm(number: int) -> tuple[np.ndarray, np.ndarray]:
+    exponents, coefficients = free_atom(number)
+    grid = 12.0 * np.linspace(0, 1, 20_001) ** 2
+    values = np.exp(-np.outer(grid**2, exponents)) @ coefficients
+    return grid, np.log(np.maximum(values, 1e-30))
+
+
+def promolecule(atoms: Atoms, points: np.ndarray) -> np.ndarray:
+    """(P,) sum of the free atoms' densities, e/Angstrom^3, at ``points`` (P, 3)."""
+    total = np.zeros(len(points))
+    for a, number in enumerate(atoms.numbers):
+        total += free_density(int(number), np.linalg.norm(points - atoms.positions[a], axis=1))
+    return total
+
+
+def derive(number: int) -> np.ndarray:
+    """Coefficients, e/Bohr^3, of the sum of Gaussians closest to a spherically averaged Kohn-Sham atom (PySCF)."""
+    from pyscf import gto
+    from pyscf.scf import atom_ks
+    from scipy.integrate import lebedev_rule
+
+    symbol = chemical_symbols[number]
+    mol = gto.M(atom=[[symbol, (0, 0, 0)]], basis=BASIS, spin=None, verbose=0)
+    _, _, orbitals, occupations = atom_ks.get_atm_nrks(mol, xc=XC, grid=(100, 434))[symbol]
+    matrix = (orbitals * occupations) @ orbitals.T
+    logarithm = np.linspace(-13, 3.2, 1200)
+    radius = np.exp(logarithm)
+    directions, weights = lebedev_rule(17)
+    values = mol.eval_gto("GTOval_sph", (radius[:, None, None] * directions.T).reshape(-1, 3))
+    density = np.einsum("pi,ij,pj->p", values, matrix, values, optimize=True).reshape(len(radius), -1) @ weights
+    density /= 4 * np.pi
+    largest = 2.6 * max(mol.bas_exp(shell).max() for shell in range(mol.nbas))
+    exponents = START * RATIO ** np.arange(100)
+    gaussians = np.exp(-np.outer(radius**2, exponents[exponents < largest]))
+    # Weights so that the absolute error counts, in valence and core alike; then the count of electrons is made exact.
+    scale = np.sqrt(4 * np.pi * radius**3 / (density + 1e-6))
+    found = np.linalg.lstsq(gaussians * scale[:, None], density * scale, rcond=1e-12)[0]
+    integrals = (np.pi / exponents[: len(found)]) ** 1.5
+    return found * number / (integrals @ found)
+
+
+def main() -> None:
+    """Write ``free_atoms.json`` beside this file."""
+    from pathlib import Path
+
+    rows = {}
+    for number in range(1, 37):
+        rows[chemical_symbols[number]] = [float(f"{c:.12g}") for c in derive(number)]
+    text = {"method": f"{XC}/{BASIS}, spherically averaged", "start": START, "ratio": RATIO, "coefficients": rows}
+    Path(__file__).with_name("free_atoms.json").write_text(json.dumps(text) + "\n")
+
+
+if __name__ == "__main__":
+    main()

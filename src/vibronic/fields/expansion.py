@@ -1,0 +1,108 @@
+"""A density as Gaussians on the nuclei: free atoms plus a deformation, evaluated anywhere.
+
+    rho(r) = sum_A rho_free_A(|r - R_A|) + sum_A sum_klm c_A,klm S_lm(r - R_A) exp(-a_k |r - R_A|^2)
+
+with S_lm the solid harmonics of :mod:`vibronic.fields.basis` and a_k = START * 2^k, so that each exponential is the square
+of the one before.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.units import Bohr
+from torch import Tensor
+
+from vibronic.fields.atoms import promolecule
+from vibronic.fields.basis import solid_harmonics
+
+START = 0.2 / Bohr**2
+"""Smallest exponent, Angstrom^-2."""
+LMAX = 4
+SIZE = (LMAX + 1) ** 2
+SHELLS = 10
+"""Exponents START * 2^k, k < SHELLS."""
+RANGES = {True: ((0, 6), (0, 5), (0, 4), (1, 3), (0, 0)), False: ((0, 10), (0, 8), (0, 7), (1, 5), (1, 4))}
+"""First and last-plus-one k of each l, for hydrogen and helium (True) and all others. Chosen for what the best fit to DFT
+densities of QM9 leaves: 0.2 % of the electrons. Products of p and tight s functions need the large exponents."""
+
+REACH = 7.0
+"""Angstrom from a nucleus beyond which its deformation is below 1e-10 of its largest value."""
+
+_CHUNK = 4_096
+
+
+class Density(Protocol):
+    """What every model with a method ``density(structure)`` returns: an electron density that can be asked anywhere."""
+
+    def at(self, points: np.ndarray) -> np.ndarray:
+        """(P,) density, e/Angstrom^3, at ``points`` (P, 3), Angstrom."""
+
+
+def exponents(like: Tensor) -> Tensor:
+    """(SHELLS,) Angstrom^-2."""
+    return START * 2.0 ** torch.arange(SHELLS, dtype=like.dtype, device=like.device)
+
+
+def deformation(vectors: Tensor, coefficients: Tensor) -> Tensor:
+    """(P,) sum over nuclei, e/Angstrom^3.
+
+    Args:
+        vectors: (N, P, 3) from each nucleus to each point, Angstrom.
+        coefficients: (N, SHELLS, SIZE).
+    """
+    powers = [torch.exp(-START * (vectors * vectors).sum(-1))]
+    for _ in range(1, SHELLS):
+        powers.append(powers[-1] * powers[-1])
+    radial = torch.stack(powers, dim=-1) @ coefficients
+    return (radial * torch.cat(solid_harmonics(vectors, LMAX), dim=-1)).sum((0, 2))
+
+
+def moments(coefficients: Tensor) -> tuple[Tensor, Tensor]:
+    """Electrons (N,) and first moments (N, 3) about its nucleus, in e and e Angstrom, of each atom's deformation."""
+    a = exponents(coefficients)
+    charge = (coefficients[:, :, 0] * (math.pi / a) ** 1.5).sum(1) / math.sqrt(4 * math.pi)
+    # int x^2 exp(-a r^2) = (pi / a)^1.5 / (2 a), with S_1 = sqrt(3 / 4 pi) (x, y, z)
+    first = torch.einsum("nkm,k->nm", coefficients[:, :, 1:4], (math.pi / a) ** 1.5 / (2 * a))
+    return charge, math.sqrt(3 / (4 * math.pi)) * first
+
+
+@dataclass(frozen=True)
+class GaussianDensity:
+    """The density of a molecule.
+
+    Attributes:
+        atoms: the molecule.
+        coefficients: (N, SHELLS, SIZE) of the deformation, double precision.
+    """
+
+    atoms: Atoms
+    coefficients: Tensor
+
+    def at(self, points: np.ndarray) -> np.ndarray:
+        """(P,) density, e/Angstrom^3, at ``points`` (P, 3), Angstrom."""
+        return promolecule(self.atoms, points) + self.deformation_at(points)
+
+    def deformation_at(self, points: np.ndarray) -> np.ndarray:
+        """(P,) density minus free atoms, e/Angstrom^3; memory grows with the atoms near a few thousand points only."""
+        out = np.empty(len(points))
+        positions = torch.as_tensor(self.atoms.positions)
+        for k in range(0, len(points), _CHUNK):
+            part = torch.as_tensor(np.ascontiguousarray(points[k : k + _CHUNK]), dtype=torch.float64)
+            outside = (part.amin(0) - positions).clamp(min=0) + (positions - part.amax(0)).clamp(min=0)
+            total = torch.zeros(len(part), dtype=torch.float64)
+            for group in torch.nonzero(outside.norm(dim=1) < REACH).flatten().split(32):
+                total += deformation(part - positions[group, None], self.coefficients[group])
+            out[k : k + _CHUNK] = total.numpy()
+        return out
+
+    @property
+    def dipole(self) -> np.ndarray:
+        """(3,) dipole moment, e Angstrom, in closed form."""
+        charge, first = moments(self.coefficients)
+        return -(charge.numpy() @ self.atoms.positions + first.sum(0).numpy())
