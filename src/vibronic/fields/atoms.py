@@ -7,6 +7,7 @@ The densities are those of spherically averaged PBE/6-31G* atoms, each a sum of 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from functools import lru_cache
 from importlib import resources
 
@@ -21,6 +22,11 @@ START, RATIO = 0.15, 1.35
 """Exponents are START * RATIO^k Bohr^-2: fine enough that a fit leaves less than 1e-4 of the electrons."""
 
 XC, BASIS = "PBE", "6-31G*"
+
+REACH = 9.0
+"""Angstrom from a nucleus beyond which a free atom has less than 1e-12 of its electrons left."""
+
+_CHUNK = 4_096
 
 
 @lru_cache(maxsize=1)
@@ -60,12 +66,33 @@ def _logarithm(number: int) -> tuple[np.ndarray, np.ndarray]:
     return grid, np.log(np.maximum(values, 1e-30))
 
 
+def neighbourhoods(points: np.ndarray, positions: np.ndarray, reach: float) -> Iterator[tuple[slice, np.ndarray]]:
+    """Parts of a list of points, each with the indices of the atoms within ``reach`` of the box round the part.
+
+    Whatever sums over atoms is local, so that neither time per point nor memory grows with the molecule, as long as
+    points that follow one another are near one another.
+    """
+    for k in range(0, len(points), _CHUNK):
+        part = slice(k, min(k + _CHUNK, len(points)))
+        low, high = points[part].min(0), points[part].max(0)
+        outside = np.maximum(low - positions, 0) + np.maximum(positions - high, 0)
+        yield part, np.flatnonzero((outside**2).sum(1) < reach**2)
+
+
 def promolecule(atoms: Atoms, points: np.ndarray) -> np.ndarray:
     """(P,) sum of the free atoms' densities, e/Angstrom^3, at ``points`` (P, 3)."""
     total = np.zeros(len(points))
-    for a, number in enumerate(atoms.numbers):
-        total += free_density(int(number), np.linalg.norm(points - atoms.positions[a], axis=1))
+    for part, near in neighbourhoods(points, atoms.positions, REACH):
+        total[part] = free_densities(atoms, near, points[part]).sum(0)
     return total
+
+
+def free_densities(atoms: Atoms, near: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """(n, P) free density of each of the atoms ``near`` (n,) at ``points`` (P, 3)."""
+    out = np.empty((len(near), len(points)))
+    for row, a in zip(out, near):
+        row[:] = free_density(int(atoms.numbers[a]), np.linalg.norm(points - atoms.positions[a], axis=1))
+    return out
 
 
 def derive(number: int) -> np.ndarray:

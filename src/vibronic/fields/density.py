@@ -38,7 +38,7 @@ class FieldDensity(Model):
     """Electron density of neutral closed-shell molecules; predicts their dipole, too.
 
     Args:
-        targets: only the dipole, which the density has; the density itself comes from :meth:`density`.
+        targets: only the dipole, which the density has; the density itself comes from :meth:`density_of`.
         units: not used.
         channels: of the fields.
         layers: of message passing.
@@ -92,7 +92,7 @@ class FieldDensity(Model):
         """A molecule with a ``density_matrix`` as one with the labels that the loss needs.
 
         Raises:
-            VibronicError: it has none, or is none that :meth:`density` takes.
+            VibronicError: it has none, or is none that :meth:`density_of` takes.
         """
         return with_samples(checked(atoms), self.basis)
 
@@ -101,7 +101,7 @@ class FieldDensity(Model):
         errors = []
         for atoms in structures:
             reference = partial(density_of_matrix, atoms, basis=self.basis)
-            errors.append(nmae(self.density(atoms).at, reference, atoms))
+            errors.append(nmae(self.density_of(atoms).at, reference, atoms))
         return {"nmae_density": float(np.mean(errors))}, {"nmae_density": "%"}
 
     def prepare(self, batch: Batch) -> None:
@@ -174,7 +174,7 @@ class FieldDensity(Model):
             absolute.append((weight * error.abs()).sum() / electrons)
         return {"loss": 1e3 * torch.stack(squared).mean(), "nmae": 100 * torch.stack(absolute).mean()}
 
-    def density(self, structure: Atoms) -> GaussianDensity:
+    def density_of(self, structure: Atoms) -> GaussianDensity:
         """The density of a molecule.
 
         Raises:

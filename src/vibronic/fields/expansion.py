@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from ase import Atoms
 from ase.units import Bohr
 from torch import Tensor
 
-from vibronic.fields.atoms import promolecule
+from vibronic.fields.atoms import neighbourhoods, promolecule
 from vibronic.fields.basis import solid_harmonics
 
 START = 0.2 / Bohr**2
@@ -31,17 +30,8 @@ RANGES = {True: ((0, 6), (0, 5), (0, 4), (1, 3), (0, 0)), False: ((0, 10), (0, 8
 """First and last-plus-one k of each l, for hydrogen and helium (True) and all others. Chosen for what the best fit to DFT
 densities of QM9 leaves: 0.2 % of the electrons. Products of p and tight s functions need the large exponents."""
 
-REACH = 7.0
-"""Angstrom from a nucleus beyond which its deformation is below 1e-10 of its largest value."""
-
-_CHUNK = 4_096
-
-
-class Density(Protocol):
-    """What every model with a method ``density(structure)`` returns: an electron density that can be asked anywhere."""
-
-    def at(self, points: np.ndarray) -> np.ndarray:
-        """(P,) density, e/Angstrom^3, at ``points`` (P, 3), Angstrom."""
+REACH = 6.0
+"""Angstrom from a nucleus beyond which nothing of its deformation is left (1e-10 of its largest value)."""
 
 
 def exponents(like: Tensor) -> Tensor:
@@ -90,15 +80,12 @@ class GaussianDensity:
 
     def deformation_at(self, points: np.ndarray) -> np.ndarray:
         """(P,) density minus free atoms, e/Angstrom^3; memory grows with the atoms near a few thousand points only."""
-        out = np.empty(len(points))
+        out = np.zeros(len(points))
         positions = torch.as_tensor(self.atoms.positions)
-        for k in range(0, len(points), _CHUNK):
-            part = torch.as_tensor(np.ascontiguousarray(points[k : k + _CHUNK]), dtype=torch.float64)
-            outside = (part.amin(0) - positions).clamp(min=0) + (positions - part.amax(0)).clamp(min=0)
-            total = torch.zeros(len(part), dtype=torch.float64)
-            for group in torch.nonzero(outside.norm(dim=1) < REACH).flatten().split(32):
-                total += deformation(part - positions[group, None], self.coefficients[group])
-            out[k : k + _CHUNK] = total.numpy()
+        for part, near in neighbourhoods(points, self.atoms.positions, REACH):
+            here = torch.as_tensor(np.ascontiguousarray(points[part]))
+            for group in torch.as_tensor(near).split(32):
+                out[part] += deformation(here - positions[group, None], self.coefficients[group]).numpy()
         return out
 
     @property

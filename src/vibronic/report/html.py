@@ -17,6 +17,7 @@ from ase import Atoms
 from vibronic.core.errors import VibronicError
 from vibronic.core.provenance import writable
 from vibronic.report.crystal import Bond, color_scale, scene
+from vibronic.report.volume import Volume
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -68,19 +69,24 @@ class Report:
         widget = _widget("plot", figure.to_json(), f"Plot: {caption}", style)
         self._caption("figure", widget, caption)
 
-    def crystal(self, atoms: Atoms, caption: str, bonds: Iterable[Bond] | None = None) -> None:
+    def crystal(
+        self, atoms: Atoms, caption: str, bonds: Iterable[Bond] | None = None, volume: Volume | None = None
+    ) -> None:
         """A structure that can be turned.
 
         Args:
             atoms: molecule or crystal; the unit cell of a crystal is outlined.
             caption: what it shows.
             bonds: (i, j, (sx, sy, sz), weight 0 to 1), see :func:`vibronic.report.crystal.scene`.
+            volume: a field whose isosurfaces are drawn, too.
 
         Raises:
             VibronicError: the structure cannot be drawn, or a bond is impossible.
         """
         bonds = None if bonds is None else list(bonds)
         content = scene(atoms, bonds)
+        if volume is not None:
+            content["volume"] = volume.scene()
         self._count["crystal"] += 1
         formula = atoms.get_chemical_formula(empirical=bool(atoms.pbc.any()))
         viewer = _widget("crystal", json.dumps(content), f"Structure of {formula}, {len(atoms)} atoms: {caption}")
@@ -93,6 +99,10 @@ class Report:
             legend += (
                 '<span class="scale">bond weight 0'
                 f'<i style="background:linear-gradient(to right, {stops})"></i>1</span>'
+            )
+        for surface in content.get("volume", {}).get("surfaces", ()):
+            legend += (
+                f'<span><i class="element" style="background:{surface["color"]}"></i>{escape(surface["label"])}</span>'
             )
         hint = '<span class="hint">drag to turn, click and scroll to zoom, double-click to reset</span>'
         self._caption("figure", f'{viewer}<p class="legend">{legend}{hint}</p>', caption)

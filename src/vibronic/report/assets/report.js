@@ -44,6 +44,12 @@ function crystal(host, scene) {
     viewer.addCylinder({ ...bond, start: point(bond.start), end: point(bond.end), fromCap: 2, toCap: 2 });
   }
   if (scene.cell) outline(viewer, scene.cell);
+  if (scene.volume) {
+    const data = new $3Dmol.VolumeData(scene.volume.cube, "cube");
+    for (const { isoval, color, opacity } of scene.volume.surfaces) {
+      viewer.addIsosurface(data, { isoval, color, opacity, smoothness: 2 });
+    }
+  }
 
   let label = null;
   const show = (atom) => {
@@ -58,7 +64,7 @@ function crystal(host, scene) {
   const axes = [0, 1, 2].map((k) => scene.atoms.map((a) => a.xyz[k]));
   const centre = axes.map((values) => (Math.min(...values) + Math.max(...values)) / 2);
   const reach = (a) => Math.hypot(...a.xyz.map((x, k) => x - centre[k])) + scene.elements[a.elem].radius;
-  const radius = Math.max(2, ...scene.atoms.map(reach));
+  const radius = Math.max(2, ...scene.atoms.map(reach)) + (scene.volume ? 1 : 0);
   viewer.setCameraParameters({ fov: FIELD_OF_VIEW });
   const reset = () => {
     viewer.zoomTo(); // for the clipping planes

@@ -1,0 +1,212 @@
+"""The verb ``density``: the electron density of molecules, as cube files, numbers and a page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vibronic.core.errors import VibronicError
+from vibronic.core.provenance import run_record, write_json
+from vibronic.verbs.common import say
+
+if TYPE_CHECKING:
+    import numpy as np
+    from ase import Atoms
+
+    from vibronic.fields.analysis import Analysis, Box
+
+DEBYE = 1 / 0.20819433
+"""Debye in one e Angstrom."""
+
+
+def density(
+    model: str,
+    structures: str,
+    spacing: float = 0.2,
+    margin: float = 3.0,
+    level: int = 2,
+    reference: str | None = None,
+    report: Path | None = None,
+    out: Path = Path("rho.cube"),
+) -> Path:
+    """Predict the electron density of a molecule: a cube file, its electrons, dipole and atomic charges.
+
+      vibronic density qdf-density molecule.xyz --out rho.cube
+      vibronic density qdf-density molecule.xyz --reference dft --report rho.html
+
+    The cube file is in Bohr and e/Bohr^3, as programs expect; a file of several molecules gives rho-000.cube, rho-001.cube,
+    ... The numbers go to rho.json: integrals over all space on atom-centred grids, and the electrons that the box holds.
+
+    Args:
+        model: model folder, or the name of a shipped model (see 'vibronic models').
+        structures: file, folder or name of neutral closed-shell molecules.
+        spacing: of the box, Angstrom.
+        margin: of the box round the nuclei, Angstrom.
+        level: of the grid to integrate on, 0 (coarse) to 5.
+        reference: to compare with: a cube file of the molecule, a file of the same molecules labelled with
+            density_matrix, or dft (PBE/6-31G* with PySCF, here and now).
+        report: page with isosurfaces, e.g. rho.html.
+        out: cube file.
+
+    Returns:
+        The cube file (the first one).
+    """
+    from rich.progress import track
+
+    from vibronic.data import sources
+    from vibronic.fields.analysis import analyse, box, numbered, write_cube
+    from vibronic.learning import store
+    from vibronic.verbs.learning import _files
+
+    network, _ = store.load(model)
+    density_of = getattr(network, "density_of", None)
+    if density_of is None:
+        raise VibronicError(f"the model {model} ({network.kind}) has no density; 'qdf-density' is a kind that has")
+    frames = sources.structures(structures)
+    cubes = numbered(out, len(frames))
+    numbers = Path(out).with_suffix(".json")
+    pages = [] if report is None else [Path(report)]
+    config = {"model": model, "structures": structures, "spacing": spacing, "margin": margin, "level": level}
+    config |= {"reference": reference, "report": report}
+    known = reference if reference not in (None, "dft") else None
+    reads = [structures, known, *_files(model)]
+    with run_record(out, "density", config, reads=reads, writes=[*cubes[1:], numbers, *pages]) as record:
+        references = _references(reference, frames)
+        rows, drawn = [], []
+        for k, atoms in enumerate(track(frames, "Densities", transient=True)):
+            where = f"{structures}, structure {k}" if len(frames) > 1 else structures
+            try:
+                field = density_of(atoms)
+                found = analyse(atoms, field.at, level, references[k])
+                values = box(atoms, field.at, spacing, margin)
+            except VibronicError as error:
+                raise VibronicError(f"{where}: {error}") from error
+            write_cube(cubes[k], atoms, values, f"electron density, e/Bohr^3, {model}")
+            rows.append(_row(cubes[k], atoms, found, values))
+            if known is not None and known.endswith(".cube"):
+                rows[-1]["nmae [%]"] = _nmae_on_cube(Path(known), atoms, field.at)
+            if report is not None:
+                drawn.append((atoms, rows[-1], field.at))
+        write_json(numbers, {"units": {"charges": "e (Hirshfeld)", "lowest": "e/Angstrom^3"}, "molecules": rows})
+        record["molecules"] = len(frames)
+        if report is not None:
+            _page(Path(report), model, drawn)
+    for row in rows:
+        _tell(row)
+    say(f"numbers: {numbers}")
+    if report is not None:
+        say(f"report: {report}")
+    return Path(cubes[0])
+
+
+Reference = Callable[["np.ndarray"], "np.ndarray"]
+
+
+def _references(reference: str | None, frames: list[Atoms]) -> list[Reference | None]:
+    """A reference density for each molecule, where it can be asked anywhere."""
+    from vibronic.data import sources
+    from vibronic.fields.analysis import read_cube, same_molecule
+    from vibronic.fields.samples import density_of_matrix
+
+    if reference is None:
+        return [None] * len(frames)
+    if reference == "dft":
+        from vibronic.fields.density import checked
+        from vibronic.labelling.dft import MolecularDFT
+
+        labelled = [checked(atoms).copy() for atoms in frames]
+        for atoms in labelled:
+            solver = MolecularDFT({"xc": "PBE", "basis": "6-31G*", "fitting": "def2-universal-jfit", "grid": 1})
+            atoms.info["density_matrix"] = solver.get_property("density_matrix", atoms)
+    elif reference.endswith(".cube"):
+        if len(frames) > 1:
+            raise VibronicError(f"{reference} is of one molecule, and there are {len(frames)}; give one of them")
+        same_molecule(frames[0], read_cube(Path(reference))[0], reference)
+        return [None]
+    else:
+        labelled = sources.structures(reference)
+        if len(labelled) != len(frames):
+            raise VibronicError(f"{reference} has {len(labelled)} structures, and there are {len(frames)} molecules")
+    for k, (atoms, other) in enumerate(zip(frames, labelled, strict=True)):
+        same_molecule(atoms, other, f"{reference}, structure {k}")
+    return [partial(density_of_matrix, other) for other in labelled]
+
+
+def _nmae_on_cube(path: Path, atoms: Atoms, field: Reference) -> float:
+    """Percent of the electrons, on the points of a cube file: only so much is known of its density."""
+    import numpy as np
+
+    from vibronic.fields.analysis import read_cube, resampled
+
+    known = read_cube(path)[1]
+    difference = np.abs(resampled(field, known).values - known.values).sum() * abs(np.linalg.det(known.steps))
+    return float(100 * difference / atoms.numbers.sum())
+
+
+def _row(path: Path, atoms: Atoms, found: Analysis, values: Box) -> dict[str, Any]:
+    import numpy as np
+
+    row = {
+        "file": path.name,
+        "formula": atoms.get_chemical_formula(),
+        "electrons": found.electrons,
+        "electrons_in_box": values.electrons,
+        "dipole [e Angstrom]": [float(x) for x in found.dipole],
+        "dipole [Debye]": float(np.linalg.norm(found.dipole)) * DEBYE,
+        "charges": [float(q) for q in found.charges],
+        "lowest": found.lowest,
+        "electrons_of_negative_part": found.negative,
+    }
+    return row if found.nmae is None else {**row, "nmae [%]": found.nmae}
+
+
+def _tell(row: dict[str, Any]) -> None:
+    dipole = ", ".join(f"{x:.4f}" for x in row["dipole [e Angstrom]"])
+    error = f", NMAE {row['nmae [%]']:.2f} %" if "nmae [%]" in row else ""
+    say(
+        f"{row['formula']}: {row['electrons']:.4f} electrons ({row['electrons_in_box']:.2f} on the box), dipole ({dipole}) e "
+        f"Angstrom = {row['dipole [Debye]']:.3f} Debye{error}: {row['file']}"
+    )
+
+
+def _page(path: Path, model: str, drawn: list[tuple[Atoms, dict[str, Any], Reference]]) -> None:
+    """Isosurfaces of each density and of its difference from free atoms, the numbers and the charges."""
+    import numpy as np
+
+    from vibronic.fields.analysis import box
+    from vibronic.fields.atoms import promolecule
+    from vibronic.report.html import Report
+    from vibronic.report.volume import POINTS, Volume
+
+    page = Report("Electron density", f"Predicted by {model}, molecule by molecule")
+    for atoms, row, field in drawn:
+        extent = np.ptp(atoms.positions, axis=0) + 5.0
+        spacing = max(0.2, 1.05 * float(np.prod(extent + 0.5) / POINTS) ** (1 / 3))
+        values = box(atoms, field, spacing, margin=2.5)
+        free = box(atoms, partial(promolecule, atoms), spacing, margin=2.5)
+        page.section(row["formula"])
+        surface = [(0.3, "#5b8cc9", "0.3 e/Angstrom^3")]
+        caption = "Electron density: the surface at 0.3 e/Angstrom^3."
+        page.crystal(atoms, caption, volume=Volume(values.origin, values.steps, values.values, surface))
+        level = 0.08
+        surfaces = [(level, "#2b7bba", f"+{level} e/Angstrom^3"), (-level, "#c8503c", f"-{level} e/Angstrom^3")]
+        difference = Volume(values.origin, values.steps, values.values - free.values, surfaces)
+        caption = (
+            "What bonding moves: the density minus that of free, spherical atoms. Electrons gather where it is blue (bonds, "
+            "lone pairs) and leave where it is red."
+        )
+        page.crystal(atoms, caption, volume=difference)
+        quantities = [
+            ["electrons, all space", row["electrons"]],
+            ["electrons, on the box of the cube file", row["electrons_in_box"]],
+            ["dipole, Debye", row["dipole [Debye]"]],
+            ["electrons of the negative part", row["electrons_of_negative_part"]],
+        ]
+        if "nmae [%]" in row:
+            quantities.append(["difference from the reference (NMAE), % of the electrons", row["nmae [%]"]])
+        page.table(["quantity", "value"], quantities, "Integrals of the density.")
+        rows = [[k, symbol, q] for k, (symbol, q) in enumerate(zip(atoms.symbols, row["charges"], strict=True))]
+        page.table(["atom", "element", "charge, e"], rows, "Hirshfeld charges, with free PBE/6-31G* atoms.")
+    page.write(path)
