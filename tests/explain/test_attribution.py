@@ -64,7 +64,7 @@ def model(request: pytest.FixtureRequest, frames: list[Atoms]) -> Model:
     model = store.build(request.param, targets=["energy", "band_gap"], cutoff=4.0, **width).double()
     batch = GraphData(frames, model.targets, 4.0).batch().to(dtype=torch.float64)
     if isinstance(model, DescriptorRidge):
-        model.fit(batch)
+        model.prepare(batch)
     else:
         model.prepare(batch)
     return model.eval()

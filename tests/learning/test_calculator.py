@@ -45,7 +45,7 @@ def test_energy_is_conserved_in_dynamics(potential: Model, labelled_copper) -> N
 
 def test_from_a_folder_and_for_models_without_parameters(labelled_copper, tmp_path) -> None:
     model = store.build("ridge", targets=["energy"], cutoff=4.0)
-    model.fit(GraphData(labelled_copper, model.targets, 4.0).batch())
+    model.prepare(GraphData(labelled_copper, model.targets, 4.0).batch())
     store.save(model, tmp_path / "floor", store.Card())
     atoms = labelled_copper[0].copy()
     atoms.calc = ModelCalculator(tmp_path / "floor")

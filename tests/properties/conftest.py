@@ -74,7 +74,7 @@ def built(name: str) -> Model:
     model = store.build(kind, units={"hardness": "GPa"}, cutoff=CUTOFF, **settings).double()
     batch = invented(model, rattled(24, seed=1))
     if isinstance(model, DescriptorRidge):
-        model.fit(batch)
+        model.prepare(batch)
         return model.eval()
     model.prepare(batch)
     with torch.no_grad():

@@ -16,7 +16,7 @@ def fitted(frames: list[Atoms], **settings) -> DescriptorRidge:
     from vibronic.data.dataset import GraphData
 
     model = DescriptorRidge(**{"targets": ["energy", "pressure"], "cutoff": 5.0, **settings})
-    model.fit(GraphData(frames, model.targets, model.cutoff).batch().to(dtype=torch.float64))
+    model.prepare(GraphData(frames, model.targets, model.cutoff).batch().to(dtype=torch.float64))
     return model
 
 

@@ -48,6 +48,11 @@ class Model(nn.Module):
         return next((p.dtype for p in self.parameters()), torch.float64)
 
     @property
+    def closed_form(self) -> bool:
+        """Whether :meth:`prepare` alone fits the model: it has nothing that a training could change."""
+        return not any(True for _ in self.parameters())
+
+    @property
     def labels(self) -> list[Target]:
         """What :meth:`loss` needs of every structure; the targets, where a model does not say otherwise."""
         return self.targets

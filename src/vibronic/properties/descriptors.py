@@ -86,9 +86,9 @@ class DescriptorRidge(Model):
         counts = scatter_sum(torch.nn.functional.one_hot(species, kinds).double(), batch.index, size)
         return torch.cat([*columns, counts], dim=1) / batch.n_atoms[:, None]
 
-    def fit(self, batch: Batch) -> None:
+    def prepare(self, batch: Batch) -> None:
         """Closed-form fit; the penalty of each target is chosen by generalised cross-validation."""
-        self.prepare(batch)
+        super().prepare(batch)
         x = self.features(batch)
         labels = [batch.labels[t.name] / (batch.n_atoms if t.extensive else 1) for t in self.targets]
         y = torch.stack(labels, dim=1).double()

@@ -145,7 +145,6 @@ def _train(job: Job) -> list[dict[str, Any]]:
     from vibronic.data.dataset import GraphData
     from vibronic.learning import store
     from vibronic.learning.prediction import predict, score
-    from vibronic.properties.descriptors import DescriptorRidge
 
     done = job.out / "scores.json"
     if done.exists():
@@ -155,8 +154,8 @@ def _train(job: Job) -> list[dict[str, Any]]:
     torch.manual_seed(job.seed)
     model = store.build(job.kind, targets=job.targets, **job.model)
     data = GraphData(chosen, model.targets, model.cutoff)
-    if isinstance(model, DescriptorRidge):
-        model.fit(data.batch().to(dtype=torch.float64))
+    if model.closed_form:
+        model.prepare(data.batch().to(dtype=torch.float64))
     else:
         from vibronic.learning.training import fit
 

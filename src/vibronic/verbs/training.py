@@ -236,14 +236,12 @@ def _fit(
     devices: int,
 ) -> dict[str, Any]:
     """Fit the model in place, in closed form or by steps; returns what is worth recording."""
-    import torch
-
     from vibronic.data.dataset import GraphData
-    from vibronic.properties.descriptors import DescriptorRidge
 
     data = GraphData(fitted, network.labels, network.cutoff)
-    if isinstance(network, DescriptorRidge):
-        network.fit(data.batch().to(dtype=torch.float64))
+    if network.closed_form:
+        network.prepare(data.batch().to(dtype=network.dtype))
+        network.eval()
         return {}
     from vibronic.learning.training import fit
 

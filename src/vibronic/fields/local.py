@@ -1,0 +1,137 @@
+"""The field around every nucleus, in numbers that stay the same when the molecule turns, moves or is renumbered.
+
+A sphere of points on a Cartesian lattice, as in the published Quantum Deep Field, turns with the frame and not with the
+molecule. Here the field is read where the geometry itself says: at the nuclei, value and angular derivatives together,
+as its components of angular momentum l.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from vibronic.core.batch import Batch
+from vibronic.fields.basis import solid_harmonics
+
+
+class LocalField(nn.Module):
+    """A linear combination of atomic orbitals, and its invariants at the nuclei.
+
+    1. Basis: orbitals ``chi_nlm(r) = g_n(|r|) Y_lm(r)`` on every atom but the one looked from; Gaussians g_n, narrow near
+       the nucleus and wide far away, times ``f(r) / (1 + (r / reach)^4)``, because near neighbours matter most (Willatt,
+       Musil, Ceriotti, PCCP 20, 29661, 2018); f falls smoothly to 0 at the cutoff.
+    2. LCAO: ``psi_klm(A) = sum_B sum_n C[k, Z_B n] chi_nlm(R_B - R_A)``. The coefficients are those combinations that
+       carry most of the field in the training set (eigenvectors of its covariance): its natural orbitals.
+    3. Invariants: ``p_kk'l(A) = sum_m psi_klm psi_k'lm``, all two-centre distances and three-centre angles, averaged.
+    4. Their principal components, by the element of A; what is left out carries nearly nothing.
+
+    Args:
+        cutoff: Angstrom.
+        momentum: largest l.
+        orbitals: k of each l.
+        components: kept of the invariants.
+        reach: Angstrom.
+        hydrogen: weight of hydrogen's orbitals; there are many of them, and they say less than the heavy atoms'.
+    """
+
+    elements: Tensor
+    centres: Tensor
+    widths: Tensor
+    upper: Tensor
+    twice: Tensor
+    coefficients: Tensor
+    mean: Tensor
+    directions: Tensor
+
+    def __init__(
+        self, cutoff: float, momentum: int, orbitals: int, components: int, reach: float, hydrogen: float
+    ) -> None:
+        super().__init__()
+        self.cutoff, self.momentum, self.orbitals, self.components = cutoff, momentum, orbitals, components
+        self.reach, self.hydrogen = reach, hydrogen
+        centres, widths = gaussians(cutoff)
+        self.register_buffer("centres", centres, persistent=False)
+        self.register_buffer("widths", widths, persistent=False)
+        row, column = torch.triu_indices(orbitals, orbitals)
+        self.register_buffer("upper", row * orbitals + column, persistent=False)
+        # Each pair of different orbitals stands for two equal entries of a symmetric matrix.
+        self.register_buffer("twice", torch.where(row == column, 1.0, math.sqrt(2.0)), persistent=False)
+        self.register_buffer("elements", torch.zeros(0, dtype=torch.long))
+        for name in ("coefficients", "mean"):
+            self.register_buffer(name, torch.zeros(0))
+        # Half precision is no loss: the kernel's points are projected with the same rounded directions.
+        self.register_buffer("directions", torch.zeros(0, dtype=torch.float16))
+
+    def prepare(self, batch: Batch, atoms: int = 5000) -> None:
+        """Find natural orbitals and principal components on (a sample of) the training set.
+
+        Args:
+            batch: structures to look at.
+            atoms: of each element, at most, for the principal components.
+        """
+        self.elements = torch.unique(batch.numbers)
+        basis = self._basis(batch)
+        flat = basis.transpose(0, 1).reshape(basis.shape[1], -1).double()
+        self.coefficients = torch.linalg.eigh(flat @ flat.T)[1].flip(1)[:, : self.orbitals].T.float().contiguous()
+        invariants = self._invariants(basis)
+        means, directions = [], []
+        for element in self.elements:
+            x = invariants[batch.numbers == element]
+            x = x[torch.randperm(len(x))[:atoms]]
+            means.append(x.mean(0))
+            rank = min(self.components, *x.shape)
+            found = torch.zeros(x.shape[1], self.components)
+            found[:, :rank] = torch.svd_lowrank(x - means[-1], q=rank, niter=2)[2]
+            directions.append(found.half())
+        self.mean, self.directions = torch.stack(means), torch.stack(directions)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """(N, components) invariants of the field at every nucleus."""
+        invariants = self._invariants(self._basis(batch))
+        out = invariants.new_zeros(len(invariants), self.components)
+        for k, element in enumerate(self.elements):
+            here = torch.nonzero(batch.numbers == element)[:, 0]
+            out = out.index_copy(0, here, (invariants[here] - self.mean[k]) @ self.directions[k].to(invariants.dtype))
+        return out
+
+    def _basis(self, batch: Batch) -> Tensor:
+        """(N, elements * Gaussians, (momentum + 1)^2) sums of orbitals at every nucleus."""
+        i, j = batch.edge_index
+        vectors = batch.edge_vectors()
+        distance = vectors.norm(dim=-1)
+        near = torch.nonzero(distance < self.cutoff)[:, 0]
+        i, j, vectors, distance = i[near], j[near], vectors[near], distance[near]
+        fall = 0.5 * (1 + torch.cos(math.pi * distance / self.cutoff)) / (1 + (distance / self.reach) ** 4)
+        fall = fall * torch.where(batch.numbers[j] == 1, self.hydrogen, 1.0)
+        if batch.edge_weight is not None:
+            fall = fall * batch.edge_weight[near]
+        radial = torch.exp(-0.5 * ((distance[:, None] - self.centres) / self.widths) ** 2) * fall[:, None]
+        # Normalised so that the sum over m is 1 in every direction, for each l.
+        scale = [math.sqrt(4 * math.pi / (2 * l + 1)) for l in range(self.momentum + 1)]  # noqa: E741
+        harmonics = solid_harmonics(vectors / distance[:, None], self.momentum)
+        angular = torch.cat([s * y for s, y in zip(scale, harmonics, strict=True)], dim=-1)
+        species = torch.searchsorted(self.elements, batch.numbers)[j]
+        kinds, size = len(self.elements), len(batch.numbers)
+        sums = radial.new_zeros(size * kinds, radial.shape[1], angular.shape[1])
+        sums = sums.index_add(0, i * kinds + species, radial[:, :, None] * angular[:, None, :])
+        return sums.view(size, kinds * radial.shape[1], angular.shape[1])
+
+    def _invariants(self, basis: Tensor) -> Tensor:
+        """(N, (momentum + 1) * pairs of orbitals) invariants of the molecular orbitals."""
+        psi = self.coefficients.to(basis.dtype) @ basis
+        found = []
+        for part in psi.split([2 * l + 1 for l in range(self.momentum + 1)], dim=2):  # noqa: E741
+            product = (part @ part.transpose(1, 2)).flatten(1)
+            found.append(product.index_select(1, self.upper) * self.twice.to(basis.dtype))
+        return torch.cat(found, dim=1)
+
+
+def gaussians(cutoff: float) -> tuple[Tensor, Tensor]:
+    """Centres and widths, Angstrom, of the radial functions below a cutoff: spacing and width grow with the distance."""
+    centres = [0.9]
+    while (following := 1.18 * centres[-1] + 0.09) < 0.87 * cutoff:
+        centres.append(following)
+    x = torch.tensor(centres)
+    return x, 0.1 + 0.15 * x
