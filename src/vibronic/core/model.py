@@ -27,12 +27,14 @@ class Model(nn.Module):
         recipe: training settings that suit this kind, where the user leaves them at their defaults.
         turns: losses that are minimised in turn, each batch giving one step to each of them.
         predicts: names of the targets of a kind that leaves no choice.
+        differentiable: whether its energy has derivatives, so that it gives forces without having learned them.
     """
 
     kind: ClassVar[str]
     recipe: ClassVar[dict[str, Any]] = {}
     turns: ClassVar[int] = 1
     predicts: ClassVar[tuple[str, ...]] = ()
+    differentiable: ClassVar[bool] = False
     elements: Tensor
 
     def __init__(self, config: dict[str, Any], targets: Sequence[Target], cutoff: float) -> None:
@@ -80,6 +82,18 @@ class Model(nn.Module):
     def prepare(self, batch: Batch) -> None:
         """Set scales and references from the training set (and from nothing else) before the first step."""
         self.elements = torch.unique(batch.numbers)
+
+    def check_neutral(self, atoms: Atoms) -> None:
+        """Refuse an ion: no model here sees the charge, so that it would be predicted as if it were neutral.
+
+        Raises:
+            VibronicError: ``info["charge"]`` is not zero.
+        """
+        if atoms.info.get("charge"):
+            raise VibronicError(
+                f"{atoms.get_chemical_formula()} has a charge of {atoms.info['charge']}, and the model knows neutral "
+                "structures only"
+            )
 
     def check_elements(self, numbers: Tensor) -> None:
         """Refuse elements that the model never saw.

@@ -74,7 +74,9 @@ class LocalField(nn.Module):
         self.elements = torch.unique(batch.numbers)
         basis = self._basis(batch)
         flat = basis.transpose(0, 1).reshape(basis.shape[1], -1).double()
-        self.coefficients = torch.linalg.eigh(flat @ flat.T)[1].flip(1)[:, : self.orbitals].T.float().contiguous()
+        natural = torch.linalg.eigh(flat @ flat.T)[1].flip(1)[:, : self.orbitals].T
+        self.coefficients = torch.zeros(self.orbitals, len(flat))  # few elements may have fewer orbitals
+        self.coefficients[: len(natural)] = natural
         invariants = self._invariants(basis)
         means, directions = [], []
         for element in self.elements:
@@ -90,10 +92,11 @@ class LocalField(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """(N, components) invariants of the field at every nucleus."""
         invariants = self._invariants(self._basis(batch))
+        mean, directions = self.mean.to(invariants.dtype), self.directions.to(invariants.dtype)
         out = invariants.new_zeros(len(invariants), self.components)
         for k, element in enumerate(self.elements):
             here = torch.nonzero(batch.numbers == element)[:, 0]
-            out = out.index_copy(0, here, (invariants[here] - self.mean[k]) @ self.directions[k].to(invariants.dtype))
+            out = out.index_copy(0, here, (invariants[here] - mean[k]) @ directions[k])
         return out
 
     def _basis(self, batch: Batch) -> Tensor:

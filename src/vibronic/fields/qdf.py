@@ -94,8 +94,8 @@ class QuantumDeepField(Model):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Single precision for the field; the functional sums in double."""
-        return torch.float32
+        """Single precision for the field, until the model is made double; the functional always sums in double."""
+        return self.fields[0].centres.dtype  # type: ignore[return-value]
 
     def prepare(self, batch: Batch) -> None:
         """Fit everything: natural orbitals, inducing points, baseline and weights."""

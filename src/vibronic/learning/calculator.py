@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ from vibronic.learning.store import load
 class ModelCalculator(Calculator):
     """Energy, forces, stress and every other target of a model (in ``results`` under its name).
 
+    A model that learned energies alone but has derivatives (qdf) gives forces too, with a warning: what was never labelled
+    with forces, as the relaxed molecules of QM9, says little about the slopes between them.
+
     Args:
         model: a model, a model folder, or the name of a shipped model.
         device: torch device.
@@ -34,6 +38,10 @@ class ModelCalculator(Calculator):
         self.implemented_properties = [t.name for t in self.model.targets]
         if "energy" in self.implemented_properties:
             self.implemented_properties += ["free_energy"]
+        self.derived = self.model.differentiable and "energy" in self.implemented_properties
+        self.derived = self.derived and "forces" not in self.implemented_properties
+        if self.derived:
+            self.implemented_properties += ["forces"]
 
     def calculate(
         self, atoms: Atoms | None = None, properties: list[str] | None = None, system_changes: list[str] = all_changes
@@ -44,9 +52,21 @@ class ModelCalculator(Calculator):
         if missing:
             raise PropertyNotImplementedError(f"this model does not predict {', '.join(sorted(missing))}")
         batch = Batch.from_atoms(self.atoms, self.model.cutoff, dtype=self.model.dtype)
+        self.model.check_neutral(self.atoms)
         self.model.check_elements(batch.numbers)
-        with torch.no_grad():
-            predicted = self.model(batch.to(self.device))
+        batch = batch.to(self.device)
+        derived = self.derived and "forces" in (properties or ())
+        batch.positions.requires_grad_(derived)
+        with torch.set_grad_enabled(derived):
+            predicted = self.model(batch)
+        if derived:
+            warnings.warn(
+                f"these forces are derivatives of a {self.model.kind} model that was trained on energies alone; check them "
+                "against your engine before you relax or run dynamics",
+                stacklevel=2,
+            )
+            (gradient,) = torch.autograd.grad(predicted["energy"].sum(), batch.positions)
+            self.results["forces"] = -gradient.cpu().double().numpy()
         for t in self.model.targets:
             value = predicted[t.name].detach().cpu().double().numpy()
             value = value if t.level == "atom" else value[0]

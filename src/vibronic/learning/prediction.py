@@ -31,13 +31,15 @@ def predict(
     """Predictions by target name, one entry per structure: a scalar array, (3, 3), or (n_atoms, ...) per atom.
 
     Raises:
-        VibronicError: a structure has an element the model never saw, or there is no such device.
+        VibronicError: a structure has a charge or an element the model never saw, or there is no such device.
     """
     if batch_size < 1:
         raise VibronicError(f"the batch size must be at least 1, not {batch_size}")
     place = torch_device(device)
     model = on_device(model, place)
     out: dict[str, list[np.ndarray]] = {t.name: [] for t in model.targets}
+    for atoms in structures:
+        model.check_neutral(atoms)
     for batch in in_batches(structures, model.cutoff, batch_size, model.dtype):
         model.check_elements(batch.numbers)
         with torch.no_grad():

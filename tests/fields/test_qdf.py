@@ -1,0 +1,203 @@
+"""Our field model: the symmetries and limits of physics, and what it refuses."""
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk, molecule
+from ase.calculators.fd import calculate_numerical_forces
+from scipy.spatial.transform import Rotation
+
+from vibronic.core.batch import Batch
+from vibronic.core.errors import VibronicError
+from vibronic.data.dataset import GraphData
+from vibronic.fields.functional import KernelFunctional, farthest, solve
+from vibronic.fields.local import LocalField, gaussians
+from vibronic.learning import store
+from vibronic.learning.calculator import ModelCalculator
+from vibronic.learning.prediction import predict
+
+MOLECULES = ("CH4", "C2H6", "C2H4", "C2H2", "H2O", "NH3", "CH3OH", "H2CO", "CO2", "HCN", "H3CNH2", "C3H8", "C6H6", "N2")
+SMALL = {"cutoffs": (5.0, 3.0), "points": (120, 80), "momentum": 3, "orbitals": 8, "components": 24}
+
+
+def energy(atoms: Atoms) -> float:
+    """A smooth surface with two- and three-body parts: what a fit of invariants can learn from few structures."""
+    d = atoms.get_all_distances() + 9.0 * np.eye(len(atoms))
+    pair = np.sum(np.exp(-2.0 * d) * np.sqrt(np.outer(atoms.numbers, atoms.numbers)))
+    crowd = np.sum(np.exp(-1.5 * d).sum(1) ** 2)
+    return float(-atoms.numbers.sum() + 3 * pair + 0.5 * crowd)
+
+
+def rattled(n: int, seed: int) -> list[Atoms]:
+    rng = np.random.default_rng(seed)
+    found = []
+    for k in range(n):
+        atoms = molecule(MOLECULES[k % len(MOLECULES)])
+        atoms.positions += rng.normal(0, 0.06, atoms.positions.shape)
+        atoms.info.update(energy=energy(atoms), homo=-8 + 0.1 * energy(atoms) / len(atoms))
+        found.append(atoms)
+    return found
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    made = store.build("qdf", targets=["energy", "homo"], noise=1e-7, **SMALL)
+    made.prepare(GraphData(rattled(140, 0), made.targets, made.cutoff).batch())
+    return made.double().eval()
+
+
+def of(model, *structures: Atoms) -> dict[str, np.ndarray]:
+    return {name: np.array(values) for name, values in predict(model, structures).items()}
+
+
+def test_it_learns_more_than_the_composition(model) -> None:
+    unseen = rattled(56, 1)
+    labels = np.array([a.info["energy"] for a in unseen])
+    counts = np.array([[np.sum(a.numbers == z) for z in (1, 6, 7, 8)] for a in unseen])
+    left = labels - counts @ np.linalg.lstsq(counts, labels)[0]
+    error = of(model, *unseen)["energy"] - labels
+    assert np.abs(error).mean() < 0.15 * np.abs(left).mean()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_rotation_reflection_translation_and_order(model, seed) -> None:
+    rng = np.random.default_rng(seed)
+    atoms = rattled(9, seed)[-1]
+    moved = atoms[rng.permutation(len(atoms))]
+    moved.positions = moved.positions @ Rotation.random(random_state=seed).as_matrix().T * (-1) ** seed + rng.normal(
+        0, 5, 3
+    )
+    for name, value in of(model, atoms).items():
+        assert of(model, moved)[name] == pytest.approx(value, abs=1e-9), name
+
+
+def test_distant_molecules_add_up_and_a_copy_has_the_same_mean(model) -> None:
+    a, b = molecule("C2H6"), molecule("CH3OH")
+    both = a + Atoms(b.numbers, b.positions + [60, 0, 0])
+    parts = of(model, a, b)["energy"]
+    assert of(model, both)["energy"][0] == pytest.approx(parts.sum(), abs=1e-9)
+    twice = a + Atoms(a.numbers, a.positions + [0, 60, 0])
+    assert of(model, twice)["homo"][0] == pytest.approx(of(model, a)["homo"][0], abs=1e-9)
+
+
+def test_the_energy_is_smooth_along_a_stretch_and_through_the_cutoffs(model) -> None:
+    distances = np.arange(0.8, 6.0, 0.01)
+    chain = [Atoms("CH4", np.vstack([molecule("CH4").positions[:4], [[-d, -d, d]] / np.sqrt(3)])) for d in distances]
+    energies = of(model, *chain)["energy"]
+    step, bend = np.diff(energies), np.diff(energies, 2)
+    assert np.ptp(energies) > 0.1
+    assert np.abs(bend).max() < 0.2 * np.abs(step).max()  # a jump would make the two alike
+    assert np.allclose(energies[distances > 5.2], energies[-1], atol=0.02)
+
+
+def test_forces_are_the_slope_and_are_warned_about(model) -> None:
+    atoms = rattled(7, 3)[-1]
+    atoms.calc = ModelCalculator(model)
+    with pytest.warns(UserWarning, match="trained on energies alone"):
+        forces = atoms.get_forces()
+    assert np.allclose(forces, calculate_numerical_forces(atoms, eps=1e-4), atol=1e-6)
+    assert np.allclose(forces.sum(0), 0, atol=1e-9)
+
+
+def test_a_supercell_has_twice_the_energy_of_its_crystal() -> None:
+    rng = np.random.default_rng(0)
+    frames = []
+    for a in np.linspace(3.9, 4.3, 12):
+        atoms = bulk("Al", cubic=True, a=a)
+        atoms.rattle(0.05, seed=int(rng.integers(999)))
+        atoms.info["energy"] = float((a - 4.1) ** 2)
+        frames.append(atoms)
+    made = store.build("qdf", targets=["energy"], noise=1e-6, **SMALL)
+    made.prepare(GraphData(frames, made.targets, made.cutoff).batch())
+    made = made.double().eval()
+    atoms = frames[3]
+    assert of(made, atoms * (2, 1, 1))["energy"][0] == pytest.approx(2 * of(made, atoms)["energy"][0], abs=1e-8)
+
+
+def test_a_folder_gives_the_same_model(model, tmp_path) -> None:
+    store.save(model, tmp_path / "m", store.Card())
+    again, _ = store.load(tmp_path / "m")
+    atoms = molecule("C3H8")
+    assert of(again, atoms)["energy"][0] == pytest.approx(of(model, atoms)["energy"][0], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("atoms", "said"),
+    [
+        (molecule("SiH4"), "never seen Si"),
+        (molecule("CH3"), "CH3 has an odd number of electrons"),
+        (bulk("C", "diamond", a=3.57), "trained on molecules only"),
+    ],
+)
+def test_what_it_never_saw_is_refused(model, atoms, said) -> None:
+    with pytest.raises(VibronicError, match=said):
+        of(model, atoms)
+
+
+def test_an_ion_is_refused(model) -> None:
+    ion = molecule("CH4")
+    ion.info["charge"] = 2
+    with pytest.raises(VibronicError, match="neutral"):
+        of(model, ion)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"points": (3,)}, {"cutoffs": (0.5, 3.0)}, {"orbitals": 0}, {"linear": -1.0}, {"targets": ["forces"]}]
+)
+def test_settings_that_make_no_model(settings) -> None:
+    with pytest.raises(VibronicError, match="qdf"):
+        store.build("qdf", **settings)
+
+
+def test_the_invariants_tell_angles_apart_that_distances_to_the_nucleus_do_not() -> None:
+    def water(angle: float) -> Atoms:
+        t = np.radians(angle)
+        return Atoms("OH2", [[0, 0, 0], [1, 0, 0], [np.cos(t), np.sin(t), 0]])
+
+    field = LocalField(3.0, 3, 6, 4, 1.6, 1.0)
+    batch = Batch.collate([Batch.from_atoms(water(a), 3.0) for a in range(80, 130, 3)])
+    field.prepare(batch)
+    oxygen = field(batch)[batch.numbers == 8]
+    assert torch.pdist(oxygen).min() > 1e-3
+
+
+def test_radial_functions_cover_the_range() -> None:
+    centres, widths = gaussians(5.0)
+    grid = torch.linspace(0.8, 4.4, 100)
+    covered = torch.exp(-0.5 * ((grid[:, None] - centres) / widths) ** 2).max(1)[0]
+    assert covered.min() > 0.6
+
+
+def test_farthest_points_are_a_cover() -> None:
+    x = torch.cat([torch.zeros(50, 2) + 0.01 * torch.rand(50, 2), torch.tensor([[5.0, 0.0], [0.0, 7.0]])])
+    assert {50, 51} < set(farthest(x, 3).tolist())
+
+
+def test_the_solution_is_the_minimum_and_the_noise_is_found() -> None:
+    torch.manual_seed(1)
+    x, prior = torch.randn(200, 6, dtype=torch.float64), torch.eye(6, dtype=torch.float64)
+    truth = torch.randn(6, 1, dtype=torch.float64)
+    y = x @ truth + 3.0 * torch.randn(200, 1, dtype=torch.float64)
+    w, noise = solve(x, prior, y, 0.3)
+    gradient = x.T @ (x @ w - y) + 0.3 * prior @ w
+    assert torch.allclose(gradient, torch.zeros_like(gradient), atol=1e-8)
+    assert noise == [0.3]
+    assert torch.allclose(solve(x, prior, x @ truth, None)[0], truth, atol=1e-6)
+
+
+def test_the_functional_reproduces_the_process_when_every_atom_is_a_point() -> None:
+    """With all atoms as inducing points the projected process is the full one."""
+    torch.manual_seed(2)
+    x, numbers = torch.randn(30, 3, dtype=torch.float64), torch.ones(30, dtype=torch.long)
+    functional = KernelFunctional(30, 1.0, 0.0)
+    functional.prepare(x, numbers)
+    inducing = functional.inducing.double()
+    index = torch.arange(30)
+    y = torch.sin(inducing[:, :1])
+    columns = functional.columns(inducing, numbers, index, 30)
+    functional.weights = solve(columns, functional.prior(), y, 1e-3)[0]
+    kernel = functional.prior()
+    full = kernel @ torch.linalg.solve(kernel + 1e-3 * torch.eye(30), y)
+    assert torch.allclose(functional(inducing, numbers), full, atol=1e-5)
