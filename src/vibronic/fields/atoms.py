@@ -53,17 +53,25 @@ def free_density(number: int, distance: np.ndarray) -> np.ndarray:
 
     It is read from a fine table of its logarithm, which is quicker than the sum and never negative.
     """
-    grid, logarithm = _logarithm(number)
+    grid, logarithm, _ = _logarithm(number)
     found = np.exp(np.interp(distance, grid, logarithm))
     return np.where(distance > grid[-1], 0.0, found)
 
 
+def free_derivative(number: int, distance: np.ndarray) -> np.ndarray:
+    """Radial derivative, e/Angstrom^4, of the density of one free atom at distances (...), Angstrom."""
+    grid, _, slope = _logarithm(number)
+    return free_density(number, distance) * np.interp(distance, grid, slope)
+
+
 @lru_cache(maxsize=128)
-def _logarithm(number: int) -> tuple[np.ndarray, np.ndarray]:
+def _logarithm(number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Distances, the logarithm of the density there, and the derivative of that logarithm."""
     exponents, coefficients = free_atom(number)
     grid = 12.0 * np.linspace(0, 1, 20_001) ** 2
-    values = np.exp(-np.outer(grid**2, exponents)) @ coefficients
-    return grid, np.log(np.maximum(values, 1e-30))
+    gaussians = np.exp(-np.outer(grid**2, exponents))
+    values = np.maximum(gaussians @ coefficients, 1e-30)
+    return grid, np.log(values), -2 * grid * (gaussians @ (exponents * coefficients)) / values
 
 
 def neighbourhoods(points: np.ndarray, positions: np.ndarray, reach: float) -> Iterator[tuple[slice, np.ndarray]]:

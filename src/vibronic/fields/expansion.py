@@ -17,7 +17,7 @@ from ase import Atoms
 from ase.units import Bohr
 from torch import Tensor
 
-from vibronic.fields.atoms import neighbourhoods, promolecule
+from vibronic.fields.atoms import free_density, free_derivative, neighbourhoods, promolecule
 from vibronic.fields.basis import solid_harmonics
 
 START = 0.2 / Bohr**2
@@ -87,6 +87,24 @@ class GaussianDensity:
             for group in torch.as_tensor(near).split(32):
                 out[part] += deformation(here - positions[group, None], self.coefficients[group]).numpy()
         return out
+
+    def with_gradient(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(P,) density, e/Angstrom^3, and its (P, 3) gradient, e/Angstrom^4."""
+        value, slope = np.zeros(len(points)), np.zeros((len(points), 3))
+        positions = torch.as_tensor(self.atoms.positions)
+        for part, near in neighbourhoods(points, self.atoms.positions, REACH):
+            here = torch.as_tensor(np.ascontiguousarray(points[part])).requires_grad_()
+            for group in torch.as_tensor(near).split(32):
+                found = deformation(here - positions[group, None], self.coefficients[group])
+                value[part] += found.detach().numpy()
+                slope[part] += torch.autograd.grad(found.sum(), here)[0].numpy()
+        for a, number in enumerate(self.atoms.numbers):
+            vectors = points - self.atoms.positions[a]
+            distance = np.linalg.norm(vectors, axis=1)
+            free, derivative = free_density(int(number), distance), free_derivative(int(number), distance)
+            value += free
+            slope += (derivative / np.maximum(distance, 1e-12))[:, None] * vectors
+        return value, slope
 
     @property
     def dipole(self) -> np.ndarray:

@@ -122,7 +122,7 @@ def farthest(x: Tensor, n: int) -> Tensor:
     return chosen
 
 
-def solve(columns: Tensor, prior: Tensor, labels: Tensor, noise: float | None) -> tuple[Tensor, list[float]]:
+def solve(columns: Tensor, prior: Tensor, labels: Tensor, noise: float | None) -> Tensor:
     """Weights that minimise ``|columns w - y|^2 + noise w . prior w`` for each target.
 
     Args:
@@ -132,7 +132,7 @@ def solve(columns: Tensor, prior: Tensor, labels: Tensor, noise: float | None) -
         noise: None for the one of :data:`NOISES` that predicts every tenth structure best from the others.
 
     Returns:
-        (p, targets) weights, and the noise of each target.
+        (p, targets) weights.
     """
     held = torch.arange(len(columns)) % 10 == 9
     rest = columns[~held].T @ columns[~held]
@@ -147,11 +147,11 @@ def solve(columns: Tensor, prior: Tensor, labels: Tensor, noise: float | None) -
     for v in set(noises):
         same = torch.tensor([other == v for other in noises])
         found[:, same] = _weights(gram, prior, moment[:, same], v)
-    return found, [float(v) for v in noises]
+    return found
 
 
 def _weights(gram: Tensor, prior: Tensor, moment: Tensor, noise: float) -> Tensor:
-    matrix = gram + noise * prior
+    matrix = (noise * prior).add_(gram)
     # The prior of close points is singular in double precision; more is added until the factorisation succeeds.
     tiny = 1e-13 * float(matrix.diagonal().mean())
     while True:

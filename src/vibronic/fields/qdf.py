@@ -114,9 +114,12 @@ class QuantumDeepField(Model):
             functional.prepare(features, batch.numbers)
             columns.append(functional.columns(features, batch.numbers, batch.index, size))
             priors.append(functional.prior())
+        every, prior = torch.cat(columns, dim=1), torch.block_diag(*priors)
+        widths = [c.shape[1] for c in columns]
+        del columns, priors  # gigabytes, for many points
         labels = torch.stack([batch.labels[t.name] for t in self.targets], dim=1).double()
         composition = self._composition(batch)
-        found, chosen = [], []
+        found = []
         for extensive in (True, False):
             mine = torch.tensor([t.extensive == extensive for t in self.targets])
             if not mine.any():
@@ -125,12 +128,10 @@ class QuantumDeepField(Model):
             per = 1.0 if extensive else 1.0 / batch.n_atoms[:, None].double()
             baseline = torch.linalg.lstsq(composition * per, labels[:, mine], driver="gelsd").solution
             rest = labels[:, mine] - composition * per @ baseline
-            weights, noises = solve(torch.cat(columns, dim=1) * per, torch.block_diag(*priors), rest, self.noise)
-            found.append((mine, baseline, weights))
-            chosen += noises
+            found.append((mine, baseline, solve(every if extensive else every * per, prior, rest, self.noise)))
         self.baseline = _by_target(found, 1)
         weights = _by_target(found, 2)
-        for (_, functional), part in zip(self._layers(), weights.split([c.shape[1] for c in columns]), strict=True):
+        for (_, functional), part in zip(self._layers(), weights.split(widths), strict=True):
             functional.weights = part.contiguous()
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
