@@ -206,12 +206,12 @@ def _find(model: str | Path) -> Path:
 def _readme(model: Model, card: Card) -> str:
     rows = [f"| {k} | {v:.4g} | {card.units.get(k, '')} |" for k, v in card.scores.items()]
     targets = ", ".join(f"{t.name} [{t.unit}]" for t in model.targets)
-    parameters = sum(p.numel() for p in model.parameters())
+    fitted = sum(v.numel() for v in model.state_dict().values() if v.is_floating_point())
     lines = [
         f"# {model.kind}: {', '.join(t.name for t in model.targets)}",
         "",
         *([card.summary, ""] if card.summary else []),
-        f"Predicts {targets}. {parameters} parameters, cutoff {model.cutoff} Angstrom.",
+        f"Predicts {targets}. {fitted:,} fitted numbers, cutoff {model.cutoff} Angstrom.",
         "",
         "## Data",
         *(f"- {k}: {v}" for k, v in card.data.items()),

@@ -44,13 +44,15 @@ def train(
       vibronic train painn Ag3SBr-pbe --targets band_gap vbm --training.epochs 200 --out runs/gap
       vibronic train cgcnn Ag3SBr-pbe --targets band_gap --preset paper2025 --out runs/paper
       vibronic train ridge labelled.extxyz --targets energy pressure --out runs/floor
+      vibronic train qdf qm9-train --validation qm9-validation --test qm9-test --targets energy --out runs/molecules
       vibronic train qdf-density densities.extxyz --out runs/density
 
     A killed training goes on with the same command.
 
     Args:
         kind: painn (equivariant; energy, forces, stress and scalars), cgcnn (the paper's), ridge (pairs and angles),
-            qdf-density (electron densities of molecules, from labels 'density_matrix').
+            qdf (numbers per structure from a local field, in minutes), qdf2020 (Quantum Deep Field as published), qdf-density
+            (electron densities of molecules, from labels 'density_matrix').
         data: labelled extxyz, folder or name (see 'vibronic data').
         targets: what to learn; what the data carries of energy, forces, stress where none are given.
         units: of targets that Vibronic does not know, e.g. --units.my_gap eV.
