@@ -32,7 +32,7 @@ def molecules(tmp_path: Path) -> Path:
 def test_train_and_predict(molecules: Path, tmp_path: Path) -> None:
     folder = verbs.train("qdf", str(molecules), targets=["energy", "homo"], model=SMALL, out=tmp_path / "model")
     assert not (folder / "checkpoints").exists()  # nothing to resume: it was solved for
-    assert "0 fitted numbers" not in (folder / "README.md").read_text()
+    assert " 0 fitted numbers" not in (folder / "README.md").read_text()
     verbs.predict(str(folder), str(molecules), out=tmp_path / "p.csv")
     with (tmp_path / "p.csv").open() as file:
         rows = list(csv.DictReader(file))
