@@ -145,6 +145,15 @@ def test_histogram_of_distant_groups_stays_small():
     assert len(plots.histogram(far, "eV").data[0].x) <= 164
 
 
+def test_error_by_size_draws_each_model_and_the_boundary():
+    rows = [{"model": m, "atoms": n, "value": n * v, "n": 12} for m, v in (("a", 1.0), ("b", 2.0)) for n in (13, 15)]
+    figure = plots.error_by_size(rows, "MAE", "kcal/mol", boundary=14.5)
+    assert [(t.name, list(t.x), list(t.y)) for t in figure.data] == [("a", [13, 15], [13, 15]), ("b", [13, 15], [26, 30])]
+    assert figure.layout.shapes[0].x0 == 14.5
+    assert figure.layout.yaxis.title.text == "MAE (kcal/mol)"
+    assert not plots.error_by_size(rows, "MAE").layout.shapes
+
+
 def test_every_figure_has_the_house_style():
     figure = plots.histogram({"a": [1.0, 2.0, 2.5]}, "eV")
     assert figure.layout.template.layout.colorway == plots.PALETTE
@@ -161,6 +170,7 @@ def test_every_figure_has_the_house_style():
         (lambda: plots.parity({}, "eV", "Gap"), "no groups"),
         (lambda: plots.parity({"a": ([1, 2], [1])}, "eV", "Gap"), "2 reference but 1 predicted"),
         (lambda: plots.parity({"a": ([1, np.inf], [1, 1])}, "eV", "Gap"), "not finite"),
+        (lambda: plots.error_by_size([], "MAE"), "no rows"),
         (lambda: plots.histogram({}, "eV"), "no groups"),
         (lambda: plots.histogram({"a": []}, "eV"), "'a' is empty"),
         (lambda: plots.dispersion({}, []), "no bands"),

@@ -452,6 +452,42 @@ def histogram(groups: Mapping[str, ArrayLike], unit: str, title: str = "Value") 
     return _styled(figure)
 
 
+def error_by_size(rows: Rows, metric: str, unit: str = "", boundary: float | None = None) -> Figure:
+    """An error by the number of atoms of a structure, a line for each model, on a logarithmic axis.
+
+    Args:
+        rows: dictionaries with ``model``, ``atoms``, ``value`` (positive) and ``n``, the structures behind it.
+        metric: name of ``value``.
+        unit: unit of ``value``.
+        boundary: atoms where the training set ends; a line is drawn there.
+
+    Raises:
+        VibronicError: no rows, a missing key or a value that is not finite.
+    """
+    import plotly.graph_objects as go
+
+    models = list(dict.fromkeys(_column(rows, "model")))
+    _finite(_column(rows, "value"), "value")
+    figure = go.Figure()
+    for k, model in enumerate(models):
+        mine = [row for row in rows if row["model"] == model]
+        figure.add_scatter(
+            x=_column(mine, "atoms"),
+            y=_column(mine, "value"),
+            customdata=_column(mine, "n"),
+            mode="lines+markers",
+            line={"color": _pick(PALETTE, k), "dash": _pick(DASHES, k), "width": 2},
+            marker={"size": 8, "symbol": _pick(SYMBOLS, k)},
+            name=str(model),
+            hovertemplate="%{x} atoms: %{y:.3g}, %{customdata} structures<extra>" + str(model) + "</extra>",
+        )
+    if boundary is not None:
+        figure.add_vline(x=boundary, line={"color": NEUTRAL, "width": 1.5, "dash": "dot"})
+    figure.update_xaxes(title_text="Atoms in the structure")
+    figure.update_yaxes(title_text=_with_unit(metric, unit), type="log")
+    return _styled(figure)
+
+
 def comparison(rows: Rows, metric: str, unit: str = "") -> Figure:
     """A score of several models on several test sets: every seed a point.
 

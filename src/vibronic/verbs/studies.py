@@ -33,7 +33,7 @@ def demo(out: Path = Path("vibronic-demo"), seed: int = 0, workers: int = 2) -> 
 
 
 def study(
-    name: Literal["thermal", "lcao-gcn"],
+    name: Literal["thermal", "lcao-gcn", "extrapolation"],
     crystals: list[str] | None = None,
     temperature: float = 300.0,
     engine: str = "sevennet",
@@ -44,6 +44,9 @@ def study(
     sizes: list[int] | None = None,
     seeds: int = 3,
     steps: int | None = None,
+    models: list[str] | None = None,
+    large: int = 3000,
+    epochs: int = 2,
     gap: bool = True,
     out: Path = Path("vibronic-study"),
     seed: int = 0,
@@ -53,9 +56,11 @@ def study(
 
     thermal: do training sets made from lattice vibrations teach more than random ones of the same size?
     lcao-gcn: is a molecular graph convolution an LCAO with a poor basis, and what does a fuller one buy? (QM9)
+    extrapolation: who predicts large molecules from small ones? (QM9)
 
       vibronic study thermal --crystals NaCl my_crystal.cif --temperature 300 --sizes 12 24 48 --seeds 3
       vibronic study lcao-gcn --out runs/lcao-gcn --seeds 3
+      vibronic study extrapolation --sizes 100 1000 11831 --models ridge qdf --large 116041
 
     A killed study goes on with the same command.
 
@@ -68,10 +73,15 @@ def study(
         statistics: thermal: of the phonon set; the dynamics it is tested on is classical.
         timestep: thermal: of the dynamics, fs; shorter with hydrogen.
         test: thermal: snapshots of the dynamics that every model is scored on, else 20; lcao-gcn: molecules of each test
-            set, else 400.
-        sizes: training set sizes; thermal: 8, 16, 32 where none are given; lcao-gcn: one size, else 1500.
+            set, else 400; extrapolation: small test molecules, else all 1,480.
+        sizes: training set sizes; thermal: 8, 16, 32 where none are given; lcao-gcn: one size, else 1500;
+            extrapolation: 100, 300, 1000, of 11,831.
         seeds: how many; each has training sets and weights of its own.
-        steps: optimiser steps of every network; thermal: else 300; lcao-gcn: else 940.
+        steps: optimiser steps of every network; thermal: else 300; lcao-gcn: else 940; extrapolation: of
+            SchNet, else 1000.
+        models: extrapolation: which of composition, ridge, qdf, schnet, qdf2020; all where none are given.
+        large: extrapolation: test molecules of 15 atoms or more, of 116,041.
+        epochs: extrapolation: of qdf2020, whose authors trained for 2,000.
         gap: thermal: also compare on the DFT band gaps of Ag3SBr that ship with the package.
         out: folder for everything, the report included.
         seed: the first seed.
@@ -119,10 +129,20 @@ def _lcao_gcn(out: Path, seeds: tuple[int, ...], workers: int, options: dict[str
     return lcao_gcn_report.write(out)
 
 
+def _extrapolation(out: Path, seeds: tuple[int, ...], workers: int, options: dict[str, Any]) -> Path:
+    from vibronic.studies import extrapolation, extrapolation_report
+
+    plan = extrapolation.Plan(seeds=seeds, **options)
+    with run_record(out, "study extrapolation", asdict(plan), seeds[0]) as record:
+        record["models"] = len(extrapolation.run(plan, out, workers, say)["rows"])
+    return extrapolation_report.write(out)
+
+
 _THERMAL = {"crystals", "temperature", "engine", "supercell", "statistics", "timestep", "test", "sizes", "steps", "gap"}
 _STUDIES: dict[str, tuple[Callable[[Path, tuple[int, ...], int, dict[str, Any]], Path], set[str]]] = {
     "thermal": (_thermal, _THERMAL),
     "lcao-gcn": (_lcao_gcn, {"test", "sizes", "steps"}),
+    "extrapolation": (_extrapolation, {"test", "sizes", "steps", "models", "large", "epochs"}),
 }
 """Every study: the function that runs it and writes its report, and the options it takes besides those of all."""
 
@@ -136,9 +156,14 @@ def report(run: Path) -> Path:
     Returns:
         The page.
     """
-    from vibronic.studies import lcao_gcn_report, thermal_report
+    from vibronic.studies import extrapolation_report, lcao_gcn_report, thermal_report
 
-    page = lcao_gcn_report.write(run) if lcao_gcn_report.wrote(run) else thermal_report.write(run)
+    if lcao_gcn_report.wrote(run):
+        page = lcao_gcn_report.write(run)
+    elif extrapolation_report.wrote(run):
+        page = extrapolation_report.write(run)
+    else:
+        page = thermal_report.write(run)
     say(f"report: {page}")
     return page
 
