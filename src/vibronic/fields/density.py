@@ -49,7 +49,7 @@ class FieldDensity(Model):
     """
 
     kind: ClassVar[str] = "qdf-density"
-    recipe: ClassVar[dict[str, Any]] = {"epochs": 150, "batch_size": 4, "learning_rate": 2e-3, "validate_every": 10}
+    recipe: ClassVar[dict[str, Any]] = {"epochs": 120, "batch_size": 4, "learning_rate": 4e-3, "validate_every": 10}
     predicts: ClassVar[tuple[str, ...]] = ("dipole",)
     to_coefficients: Tensor
     mean: Tensor
@@ -60,10 +60,10 @@ class FieldDensity(Model):
         self,
         targets: Sequence[str] = ("dipole",),
         units: dict[str, str] | None = None,
-        channels: int = 48,
+        channels: int = 64,
         layers: int = 3,
         radial: int = 16,
-        cutoff: float = 5.0,
+        cutoff: float = 4.0,
         points: int = 64,
         basis: str = "6-31G*",
     ) -> None:
@@ -180,7 +180,9 @@ class FieldDensity(Model):
         Raises:
             VibronicError: it is periodic, charged, has unpaired electrons, overlapping atoms or an unseen element.
         """
-        batch = Batch.from_atoms(checked(structure), self.cutoff).to(dtype=self.dtype)
+        centred = checked(structure).copy()
+        centred.positions -= centred.positions.mean(0)  # single precision would notice a molecule that is far away
+        batch = Batch.from_atoms(centred, self.cutoff, dtype=self.dtype)
         self.check_elements(batch.numbers)
         with torch.no_grad():
             found = self.coefficients(batch).double()

@@ -7,6 +7,7 @@ In their principal components, each divided by its spread, every output of the n
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -31,7 +32,7 @@ def scales(batch: Batch, elements: int) -> tuple[Tensor, Tensor, Tensor]:
         coefficients of l = 0, and (elements, SHELLS) the change of coefficients with the least square norm that adds
         one electron.
     """
-    maps = {light: [_orthonormal(light, degree) for degree in range(LMAX + 1)] for light in (True, False)}
+    maps = {light: [orthonormal(light, degree) for degree in range(LMAX + 1)] for light in (True, False)}
     matrices = torch.zeros(elements, LMAX + 1, SHELLS, SHELLS, dtype=torch.float64)
     means = torch.zeros(elements, SHELLS, dtype=torch.float64)
     monopoles = torch.zeros(elements, SHELLS, dtype=torch.float64)
@@ -40,7 +41,9 @@ def scales(batch: Batch, elements: int) -> tuple[Tensor, Tensor, Tensor]:
     for k in range(0, batch.n_structures, step):
         own = batch.index == k
         numbers = batch.numbers[own].tolist()
-        fitted = _fit(batch.positions[own].double(), numbers, batch.labels["density_samples"][own].double(), maps)
+        positions, samples = batch.positions[own].double(), batch.labels["density_samples"][own].double()
+        points = (samples[:, :, :3] + positions[:, None]).reshape(-1, 3)
+        fitted = best_fit(positions, numbers, points, *(samples[:, :, c].reshape(-1) for c in (3, 4, 5)))
         for z, blocks in zip(numbers, fitted, strict=True):
             parts = found.setdefault(z, [[] for _ in range(LMAX + 1)])
             for degree, block in enumerate(blocks):
@@ -71,7 +74,8 @@ def scales(batch: Batch, elements: int) -> tuple[Tensor, Tensor, Tensor]:
     return matrices, means, monopoles
 
 
-def _orthonormal(light: bool, degree: int) -> Tensor:
+@lru_cache(maxsize=32)
+def orthonormal(light: bool, degree: int) -> Tensor:
     """(SHELLS, components) from components that are orthonormal on one atom to coefficients of the Gaussians."""
     low, high = RANGES[light][degree]
     out = torch.zeros(SHELLS, high - low, dtype=torch.float64)
@@ -85,18 +89,30 @@ def _orthonormal(light: bool, degree: int) -> Tensor:
     return out
 
 
-def _fit(positions: Tensor, numbers: list[int], samples: Tensor, maps: dict[bool, list[Tensor]]) -> list[list[Tensor]]:
-    """Per atom and l the (components, 2l + 1) of the best fit to the sampled deformation of one molecule."""
+def best_fit(
+    positions: Tensor, numbers: list[int], points: Tensor, weight: Tensor, label: Tensor, density: Tensor
+) -> list[list[Tensor]]:
+    """The expansion of one molecule's deformation that is closest to it where it is known; no network is involved.
+
+    Args:
+        positions: (N, 3) Angstrom.
+        numbers: atomic numbers.
+        points: (P, 3) Angstrom.
+        weight: (P,) Angstrom^3.
+        label: (P,) density minus free atoms, e/Angstrom^3.
+        density: (P,) e/Angstrom^3; squared errors are divided by it, as in the loss of the network.
+
+    Returns:
+        Per atom and l, (components, 2l + 1) coefficients of functions that are orthonormal on one atom.
+    """
     from vibronic.fields.density import FLOOR
 
-    points = (samples[:, :, :3] + positions[:, None]).reshape(-1, 3)
-    weight, label, density = (samples[:, :, c].reshape(-1) for c in (3, 4, 5))
     columns, shapes = [], []
     for a, z in enumerate(numbers):
         vectors = points - positions[a]
         radial = torch.exp(-(vectors * vectors).sum(1, keepdim=True) * exponents(points))
         for degree, angular in enumerate(solid_harmonics(vectors, LMAX)):
-            block = (radial @ maps[z < 3][degree])[:, :, None] * angular[:, None, :]
+            block = (radial @ orthonormal(z < 3, degree))[:, :, None] * angular[:, None, :]
             shapes.append(block.shape[1:])
             columns.append(block.flatten(1))
     functions = torch.cat(columns, dim=1)
