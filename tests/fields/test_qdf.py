@@ -177,13 +177,14 @@ def test_farthest_points_are_a_cover() -> None:
 
 def test_the_solution_is_the_minimum_and_the_noise_is_found() -> None:
     torch.manual_seed(1)
-    x, prior = torch.randn(200, 6, dtype=torch.float64), torch.eye(6, dtype=torch.float64)
+    x = torch.randn(200, 6, dtype=torch.float64)
     truth = torch.randn(6, 1, dtype=torch.float64)
     y = x @ truth + 3.0 * torch.randn(200, 1, dtype=torch.float64)
-    w = solve(x, prior, y, 0.3)
-    gradient = x.T @ (x @ w - y) + 0.3 * prior @ w
-    assert torch.allclose(gradient, torch.zeros_like(gradient), atol=1e-8)
-    assert torch.allclose(solve(x, prior, x @ truth, None), truth, atol=1e-6)
+    for columns, labels in ((x, y), (x[:4], y[:4])):  # more structures than columns, and fewer
+        w = solve(columns, labels, 0.3)
+        gradient = columns.T @ (columns @ w - labels) + 0.3 * w
+        assert torch.allclose(gradient, torch.zeros_like(gradient), atol=1e-8)
+    assert torch.allclose(solve(x, x @ truth, None), truth, atol=1e-6)
 
 
 def test_the_functional_reproduces_the_process_when_every_atom_is_a_point() -> None:
@@ -196,7 +197,7 @@ def test_the_functional_reproduces_the_process_when_every_atom_is_a_point() -> N
     index = torch.arange(30)
     y = torch.sin(inducing[:, :1])
     columns = functional.columns(inducing, numbers, index, 30)
-    functional.weights = solve(columns, functional.prior(), y, 1e-3)
-    kernel = functional.prior()
+    functional.learn(solve(columns, y, 1e-3))
+    kernel = torch.exp(-0.5 * torch.cdist(inducing, inducing) ** 2 / functional.scale[0] ** 2)
     full = kernel @ torch.linalg.solve(kernel + 1e-3 * torch.eye(30), y)
     assert torch.allclose(functional(inducing, numbers), full, atol=1e-5)

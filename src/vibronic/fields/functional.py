@@ -7,6 +7,8 @@ function; what is labelled is the sum over atoms.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -64,27 +66,34 @@ class KernelFunctional(nn.Module):
         self.scale = self.length * torch.tensor(scales, dtype=torch.float64)
 
     def columns(self, features: Tensor, numbers: Tensor, index: Tensor, size: int) -> Tensor:
-        """(size, columns) what every weight multiplies, summed over the atoms of each structure; double precision."""
+        """(size, columns) sums over the atoms of each structure, of functions with independent weights of unit variance.
+
+        The kernel's functions are those combinations of the bell curves, ``K^-1/2 k(x)``, that are; double precision.
+        """
         kernel, linear = [], []
         for k, inducing in enumerate(self.inducing.split(self.points_of.tolist())):
             here = torch.nonzero(numbers == self.elements[k])[:, 0]
             total = features.new_zeros(size, len(inducing), dtype=torch.float64)
             for part in here.split(_CHUNK):
                 total.index_add_(0, index[part], self._kernel(features[part], inducing, k).double())
-            kernel.append(total)
+            kernel.append(torch.linalg.solve_triangular(_root(self._prior(k)), total.T, upper=False).T)
             if self.linear:
                 linear.append(scatter_sum(features[here].double(), index[here], size) * (self.linear / self.scale[k]))
         return torch.cat([*kernel, *linear], dim=1)
 
-    def prior(self) -> Tensor:
-        """(columns, columns) inverse covariance of the weights: the kernel among the inducing points; 1 if linear."""
-        blocks = []
-        for k, inducing in enumerate(self.inducing.split(self.points_of.tolist())):
-            x = inducing.double() / self.scale[k]
-            blocks.append(torch.exp(-0.5 * torch.cdist(x, x) ** 2))
-        if self.linear:
-            blocks.append(torch.eye(len(self.elements) * self.inducing.shape[1], dtype=torch.float64))
-        return torch.block_diag(*blocks)
+    def learn(self, weights: Tensor) -> None:
+        """Take weights (columns, targets) of :meth:`columns` as those of the bell curves and the linear function."""
+        blocks = weights.split([*self.points_of.tolist(), len(weights) - int(self.points_of.sum())])
+        kernel = [
+            torch.linalg.solve_triangular(_root(self._prior(k)).T, block, upper=True)
+            for k, block in enumerate(blocks[:-1])
+        ]
+        self.weights = torch.cat([*kernel, blocks[-1]])
+
+    def _prior(self, k: int) -> Tensor:
+        """(points, points) kernel among the inducing points of the k-th element; inverse covariance of their weights."""
+        x = self.inducing.split(self.points_of.tolist())[k].double() / self.scale[k]
+        return torch.exp(-0.5 * torch.cdist(x, x) ** 2)
 
     def forward(self, features: Tensor, numbers: Tensor) -> Tensor:
         """(N, targets) atomic contributions, double precision."""
@@ -122,41 +131,48 @@ def farthest(x: Tensor, n: int) -> Tensor:
     return chosen
 
 
-def solve(columns: Tensor, prior: Tensor, labels: Tensor, noise: float | None) -> Tensor:
-    """Weights that minimise ``|columns w - y|^2 + noise w . prior w`` for each target.
+def solve(columns: Tensor, labels: Tensor, noise: float | None) -> Tensor:
+    """Weights that minimise ``|columns w - y|^2 + noise |w|^2`` for each target.
 
     Args:
-        columns: (B, p).
-        prior: (p, p) inverse covariance of the weights.
+        columns: (B, p), of independent weights of unit variance; as many structures as columns, or fewer, or more.
         labels: (B, targets).
         noise: None for the one of :data:`NOISES` that predicts every tenth structure best from the others.
 
     Returns:
         (p, targets) weights.
     """
+    dual = len(columns) <= columns.shape[1]  # the smaller of two equal problems
+    noises = [NOISES[-1] if noise is None else noise] * labels.shape[1]
     held = torch.arange(len(columns)) % 10 == 9
-    rest = columns[~held].T @ columns[~held]
-    moment = columns[~held].T @ labels[~held]
-    noises = [noise] * labels.shape[1] if noise is not None else [NOISES[-1]] * labels.shape[1]
     if noise is None and held.any():
-        errors = [(columns[held] @ _weights(rest, prior, moment, v) - labels[held]).abs().mean(0) for v in NOISES]
-        noises = [NOISES[int(k)] for k in torch.stack(errors).argmin(0)]
-    gram = rest.addmm_(columns[held].T, columns[held])
-    moment = moment + columns[held].T @ labels[held]
-    found = torch.empty_like(moment)
-    for v in set(noises):
-        same = torch.tensor([other == v for other in noises])
-        found[:, same] = _weights(gram, prior, moment[:, same], v)
-    return found
+        found = _ridge(columns[~held], labels[~held], NOISES, dual)
+        errors = torch.stack([(columns[held] @ w - labels[held]).abs().mean(0) for w in found])
+        noises = [NOISES[int(k)] for k in errors.argmin(0)]
+    weights = torch.empty(columns.shape[1], labels.shape[1], dtype=columns.dtype)
+    different = sorted(set(noises))
+    for value, found in zip(different, _ridge(columns, labels, different, dual), strict=True):
+        same = torch.tensor([other == value for other in noises])
+        weights[:, same] = found[:, same]
+    return weights
 
 
-def _weights(gram: Tensor, prior: Tensor, moment: Tensor, noise: float) -> Tensor:
-    matrix = (noise * prior).add_(gram)
-    # The prior of close points is singular in double precision; more is added until the factorisation succeeds.
-    tiny = 1e-13 * float(matrix.diagonal().mean())
+def _ridge(columns: Tensor, labels: Tensor, noises: Sequence[float], dual: bool) -> Iterator[Tensor]:
+    """Weights for one noise after the other, from one Gram matrix."""
+    gram = columns @ columns.T if dual else columns.T @ columns
+    right = labels if dual else columns.T @ labels
+    diagonal = gram.diagonal().clone()
+    for noise in noises:
+        gram.diagonal().copy_(diagonal + noise)
+        found = torch.cholesky_solve(right, torch.linalg.cholesky(gram))
+        yield columns.T @ found if dual else found
+
+
+def _root(kernel: Tensor) -> Tensor:
+    """Cholesky factor of a kernel, whose close points make it singular in double precision."""
+    tiny = 1e-12
     while True:
-        matrix.diagonal().add_(tiny)
-        factor, failed = torch.linalg.cholesky_ex(matrix)
+        factor, failed = torch.linalg.cholesky_ex(kernel + tiny * torch.eye(len(kernel), dtype=kernel.dtype))
         if not failed:
-            return torch.cholesky_solve(moment, factor)
+            return factor
         tiny *= 10

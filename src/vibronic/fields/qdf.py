@@ -106,17 +106,16 @@ class QuantumDeepField(Model):
         self.closed_shells = torch.tensor(not bool((_electrons(batch) % 2).any()))
         size = batch.n_structures
         sample = batch.select(torch.sort(torch.randperm(size)[:_SAMPLE])[0])
-        columns, priors = [], []
+        columns = []
         for field, functional in self._layers():
             field.prepare(_complete(sample, batch))
             parts = track(list(_parts(batch)), f"Field within {field.cutoff:g} A", transient=True)
             features = torch.cat([field(part) for part in parts])
             functional.prepare(features, batch.numbers)
             columns.append(functional.columns(features, batch.numbers, batch.index, size))
-            priors.append(functional.prior())
-        every, prior = torch.cat(columns, dim=1), torch.block_diag(*priors)
         widths = [c.shape[1] for c in columns]
-        del columns, priors  # gigabytes, for many points
+        every = torch.cat(columns, dim=1)
+        del columns  # gigabytes, for many points
         labels = torch.stack([batch.labels[t.name] for t in self.targets], dim=1).double()
         composition = self._composition(batch)
         found = []
@@ -128,11 +127,11 @@ class QuantumDeepField(Model):
             per = 1.0 if extensive else 1.0 / batch.n_atoms[:, None].double()
             baseline = torch.linalg.lstsq(composition * per, labels[:, mine], driver="gelsd").solution
             rest = labels[:, mine] - composition * per @ baseline
-            found.append((mine, baseline, solve(every if extensive else every * per, prior, rest, self.noise)))
+            found.append((mine, baseline, solve(every if extensive else every * per, rest, self.noise)))
         self.baseline = _by_target(found, 1)
         weights = _by_target(found, 2)
         for (_, functional), part in zip(self._layers(), weights.split(widths), strict=True):
-            functional.weights = part.contiguous()
+            functional.learn(part)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Predictions (B,) of each target, in its unit.
