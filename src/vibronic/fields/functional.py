@@ -146,8 +146,8 @@ def solve(columns: Tensor, labels: Tensor, noise: float | None) -> Tensor:
     noises = [NOISES[-1] if noise is None else noise] * labels.shape[1]
     held = torch.arange(len(columns)) % 10 == 9
     if noise is None and held.any():
-        found = _ridge(columns[~held], labels[~held], NOISES, dual)
-        errors = torch.stack([(columns[held] @ w - labels[held]).abs().mean(0) for w in found])
+        tried = _ridge(columns[~held], labels[~held], NOISES, dual)
+        errors = torch.stack([(columns[held] @ w - labels[held]).abs().mean(0) for w in tried])
         noises = [NOISES[int(k)] for k in errors.argmin(0)]
     weights = torch.empty(columns.shape[1], labels.shape[1], dtype=columns.dtype)
     different = sorted(set(noises))
