@@ -148,7 +148,10 @@ def test_histogram_of_distant_groups_stays_small():
 def test_error_by_size_draws_each_model_and_the_boundary():
     rows = [{"model": m, "atoms": n, "value": n * v, "n": 12} for m, v in (("a", 1.0), ("b", 2.0)) for n in (13, 15)]
     figure = plots.error_by_size(rows, "MAE", "kcal/mol", boundary=14.5)
-    assert [(t.name, list(t.x), list(t.y)) for t in figure.data] == [("a", [13, 15], [13, 15]), ("b", [13, 15], [26, 30])]
+    assert [(t.name, list(t.x), list(t.y)) for t in figure.data] == [
+        ("a", [13, 15], [13, 15]),
+        ("b", [13, 15], [26, 30]),
+    ]
     assert figure.layout.shapes[0].x0 == 14.5
     assert figure.layout.yaxis.title.text == "MAE (kcal/mol)"
     assert not plots.error_by_size(rows, "MAE").layout.shapes
