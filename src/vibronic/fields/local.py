@@ -96,7 +96,7 @@ class LocalField(nn.Module):
         out = invariants.new_zeros(len(invariants), self.components)
         for k, element in enumerate(self.elements):
             here = torch.nonzero(batch.numbers == element)[:, 0]
-            out = out.index_copy(0, here, (invariants[here] - mean[k]) @ directions[k])
+            out = out.index_copy(0, here, torch.addmm(-mean[k] @ directions[k], invariants[here], directions[k]))
         return out
 
     def _basis(self, batch: Batch) -> Tensor:
@@ -126,6 +126,7 @@ class LocalField(nn.Module):
         psi = self.coefficients.to(basis.dtype) @ basis
         found = []
         for part in psi.split([2 * l + 1 for l in range(self.momentum + 1)], dim=2):  # noqa: E741
+            part = part.contiguous()  # or each of the small products is copied by itself
             product = (part @ part.transpose(1, 2)).flatten(1)
             found.append(product.index_select(1, self.upper) * self.twice.to(basis.dtype))
         return torch.cat(found, dim=1)
