@@ -1,8 +1,10 @@
 """A predicted density as the start of a PySCF calculation.
 
+    network, _ = vibronic.learning.store.load("qdf-density")
     mol = gto.M(atom="molecule.xyz", basis="6-31G*")
     mf = dft.RKS(mol, xc="PBE")
-    mf.kernel(dm0=initial_density_matrix("qdf-density", mol, xc="PBE"))
+    mf.diis_start_cycle = 0  # the first matrix is good enough to extrapolate from
+    mf.kernel(dm0=initial_density_matrix(network.density_of(structure(mol)), mol, xc="PBE"))
 
 The Kohn-Sham matrix of the predicted density is built once: its Coulomb part from integrals over its Gaussians, its
 exchange-correlation part on a grid. Its occupied orbitals are the start, so that any basis set will do.
