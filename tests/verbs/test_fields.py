@@ -169,3 +169,14 @@ def test_integrals_of_a_molecule_are_sums_over_its_parts(folder) -> None:
     assert both.charges == pytest.approx(np.concatenate([p.charges for p in parts]), abs=1e-5)
     assert both.dipole == pytest.approx(sum(p.dipole for p in parts), abs=3e-2)
     assert both.lowest <= 0
+
+
+def test_any_model_with_a_density_will_do(water, tmp_path) -> None:
+    """The published Quantum Deep Field: far from the right number of electrons, which is said and not mended."""
+    model = store.build("qdf2020", width=8, hk_width=4)
+    model.elements = torch.tensor([1, 8])
+    store.save(model, tmp_path / "qdf2020", store.Card())
+    density(str(tmp_path / "qdf2020"), str(water), spacing=0.8, level=1, out=tmp_path / "rho.cube")
+    (row,) = json.loads((tmp_path / "rho.json").read_text())["molecules"]
+    assert row["electrons"] > 1
+    assert row["lowest"] == 0

@@ -28,6 +28,17 @@ class Density(Protocol):
 
 
 @dataclass(frozen=True)
+class Anywhere:
+    """A density that is a function and nothing else.
+
+    Attributes:
+        at: from points (P, 3), Angstrom, to e/Angstrom^3.
+    """
+
+    at: Field
+
+
+@dataclass(frozen=True)
 class Analysis:
     """Integrals of a density over all space.
 

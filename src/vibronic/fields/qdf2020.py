@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from ase import Atoms
 from ase.data import atomic_numbers, chemical_symbols
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
@@ -25,6 +26,7 @@ from vibronic.core.errors import VibronicError
 from vibronic.core.model import Model
 from vibronic.core.scatter import scatter_sum
 from vibronic.core.targets import target
+from vibronic.fields.analysis import Anywhere
 
 
 class QuantumDeepField2020(Model):
@@ -150,6 +152,19 @@ class QuantumDeepField2020(Model):
                 psi = self._gaussians(square_distances(positions, points[k].to(positions)), atom, kind).T @ coefficients
             found.append(psi.square().sum(1))
         return found
+
+    def density_of(self, structure: Atoms) -> Anywhere:
+        """The density as electrons per Angstrom^3 (see :meth:`density`): nothing makes it integrate to the electrons."""
+        batch = Batch.from_atoms(structure, self.cutoff, dtype=self.dtype)
+        self.check_elements(batch.numbers)
+        interval = float(self.config["interval"])
+
+        def at(points: np.ndarray) -> np.ndarray:
+            with torch.no_grad():
+                (per_point,) = self.density(batch, [torch.as_tensor(points, dtype=self.dtype)])
+            return per_point.double().numpy() / interval**3
+
+        return Anywhere(at)
 
     def grid(self, batch: Batch) -> Tensor:
         """(points, 3) Angstrom: the offsets around each atom, atom by atom."""
