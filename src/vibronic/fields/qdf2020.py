@@ -157,7 +157,7 @@ class QuantumDeepField2020(Model):
         """The density as electrons per Angstrom^3 (see :meth:`density`): nothing makes it integrate to the electrons."""
         batch = Batch.from_atoms(structure, self.cutoff, dtype=self.dtype)
         self.check_elements(batch.numbers)
-        interval = float(self.config["interval"])
+        interval: Any = self.config["interval"]
 
         def at(points: np.ndarray) -> np.ndarray:
             with torch.no_grad():
