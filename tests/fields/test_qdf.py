@@ -11,7 +11,7 @@ from scipy.spatial.transform import Rotation
 from vibronic.core.batch import Batch
 from vibronic.core.errors import VibronicError
 from vibronic.data.dataset import GraphData
-from vibronic.fields.functional import KernelFunctional, farthest, solve
+from vibronic.fields.functional import KernelFunctional, farthest, matern, solve
 from vibronic.fields.local import LocalField, gaussians
 from vibronic.learning import store
 from vibronic.learning.calculator import ModelCalculator
@@ -198,6 +198,6 @@ def test_the_functional_reproduces_the_process_when_every_atom_is_a_point() -> N
     y = torch.sin(inducing[:, :1])
     columns = functional.columns(inducing, numbers, index, 30)
     functional.learn(solve(columns, y, 1e-3))
-    kernel = torch.exp(-0.5 * torch.cdist(inducing, inducing) ** 2 / functional.scale[0] ** 2)
+    kernel = matern(torch.cdist(inducing, inducing) ** 2 / functional.scale[0] ** 2)
     full = kernel @ torch.linalg.solve(kernel + 1e-3 * torch.eye(30), y)
     assert torch.allclose(functional(inducing, numbers), full, atol=1e-5)

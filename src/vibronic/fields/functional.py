@@ -14,14 +14,16 @@ from torch import Tensor, nn
 
 from vibronic.core.scatter import scatter_sum
 
-NOISES = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
+NOISES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 """Variances of the noise, relative to that of the functional, that are tried when none is given."""
 
 _CHUNK = 4096
 
 
 class KernelFunctional(nn.Module):
-    """Atomic contributions ``sum_j w_j exp(-|x - x_j|^2 / 2 s^2) + v . x / s``, by element, for one or more targets.
+    """Atomic contributions ``sum_j w_j k(|x - x_j| / s) + v . x / s``, by element, for one or more targets.
+
+    The kernel k is that of Matern with differentiability 3/2.
 
     Args:
         points: inducing points over all elements; divided by the square root of how many atoms of each there are.
@@ -93,7 +95,7 @@ class KernelFunctional(nn.Module):
     def _prior(self, k: int) -> Tensor:
         """(points, points) kernel among the inducing points of the k-th element; inverse covariance of their weights."""
         x = self.inducing.split(self.points_of.tolist())[k].double() / self.scale[k]
-        return torch.exp(-0.5 * torch.cdist(x, x) ** 2)
+        return matern(torch.cdist(x, x) ** 2)
 
     def forward(self, features: Tensor, numbers: Tensor) -> Tensor:
         """(N, targets) atomic contributions, double precision."""
@@ -114,8 +116,16 @@ class KernelFunctional(nn.Module):
         """(n, points) kernel between atoms of the k-th element and its inducing points."""
         scale = float(self.scale[k])
         x, y = features / scale, inducing.to(features.dtype) / scale
-        exponent = torch.addmm(-0.5 * ((x * x).sum(1)[:, None] + (y * y).sum(1)), x, y.T)
-        return exponent.clamp(max=0).exp()
+        return matern(torch.addmm((x * x).sum(1)[:, None] + (y * y).sum(1), x, y.T, alpha=-2))
+
+
+def matern(square: Tensor) -> Tensor:
+    """``(1 + r) exp(-r)`` with ``r^2 = 3 square``: a prior of functions that are differentiable, but not more than that.
+
+    Energies are rougher in the space of invariants than the infinitely smooth functions of a Gaussian kernel.
+    """
+    r = (3 * square.clamp(min=1e-12)).sqrt()  # the root of zero has no derivative
+    return (1 + r) * torch.exp(-r)
 
 
 def farthest(x: Tensor, n: int) -> Tensor:

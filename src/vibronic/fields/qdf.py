@@ -67,11 +67,11 @@ class QuantumDeepField(Model):
         momentum: int = 5,
         orbitals: int = 20,
         components: int = 128,
-        length: float = 1.0,
+        length: float = 1.4,
         linear: float = 4.0,
         noise: float | None = None,
         reach: float = 1.6,
-        hydrogen: float = 0.8,
+        hydrogen: float = 0.6,
     ) -> None:
         config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         if not cutoffs or min(cutoffs) <= 1 or len(points) != len(cutoffs) or min(points) < 1:
