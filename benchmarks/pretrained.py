@@ -35,8 +35,9 @@ MODELS = {
     },
     "qdf-density": {
         "kind": "qdf-density",
-        "data": "benchmarks/data/densities-train.extxyz.gz",
-        "test": "benchmarks/data/densities-test.extxyz.gz",
+        "data": "benchmarks/data/density-train.extxyz.gz",
+        "test": "benchmarks/data/density-test.extxyz.gz",
+        "fractions": (1.0, 0.0, 0.0),
         "says": "Electron densities of neutral closed-shell molecules of H, C, N, O and F, PBE/6-31G*, learned from molecules of QM9 "
         "with up to 14 atoms.",
     },
