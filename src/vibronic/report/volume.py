@@ -31,7 +31,7 @@ class Volume:
     steps: np.ndarray
     values: np.ndarray
     surfaces: Sequence[tuple[float, str, str]]
-    opacity: float = 0.6
+    opacity: float = 0.85
 
     def scene(self) -> dict[str, Any]:
         """``cube`` (text) and ``surfaces``, in plain JSON values.
