@@ -77,7 +77,7 @@ class KernelFunctional(nn.Module):
             here = torch.nonzero(numbers == self.elements[k])[:, 0]
             total = features.new_zeros(size, len(inducing), dtype=torch.float64)
             for part in here.split(_CHUNK):
-                total.index_add_(0, index[part], self._kernel(features[part], inducing, k))
+                total.index_add_(0, index[part], self._kernel(features[part], inducing, k).double())
             kernel.append(torch.linalg.solve_triangular(_root(self._prior(k)), total.T, upper=False).T)
             if self.linear:
                 linear.append(scatter_sum(features[here].double(), index[here], size) * (self.linear / self.scale[k]))
@@ -106,7 +106,7 @@ class KernelFunctional(nn.Module):
         for k, inducing in enumerate(self.inducing.split(self.points_of.tolist())):
             for part in torch.nonzero(numbers == self.elements[k])[:, 0].split(_CHUNK):
                 x = features[part]
-                given = self._kernel(x, inducing, k) @ kernel[k]
+                given = self._kernel(x, inducing, k).double() @ kernel[k]
                 if self.linear:
                     given = given + x.double() @ linear[k] * (self.linear / self.scale[k])
                 out = out.index_copy(0, part, given)
@@ -115,11 +115,13 @@ class KernelFunctional(nn.Module):
     def _kernel(self, features: Tensor, inducing: Tensor, k: int) -> Tensor:
         """(n, points) kernel between atoms of the k-th element and its inducing points.
 
-        In double precision: large weights of both signs would turn the rounding of single into 0.1 kcal/mol.
+        Distances are differences of larger numbers: in single precision, with large weights of both signs, their rounding
+        alone would be 0.1 kcal/mol.
         """
         scale = float(self.scale[k])
         x, y = features.double() / scale, inducing.double() / scale
-        return matern(torch.addmm((x * x).sum(1)[:, None] + (y * y).sum(1), x, y.T, alpha=-2))
+        square = torch.addmm((x * x).sum(1)[:, None] + (y * y).sum(1), x, y.T, alpha=-2)
+        return matern(square.to(features.dtype))
 
 
 def matern(square: Tensor) -> Tensor:
