@@ -20,7 +20,7 @@ MODELS = {
         "kind": "qdf",
         **QM9,
         "targets": ["energy"],
-        "model": {"points": [9000, 6000], "noise": 2.5e-3},
+        "model": {"points": [15000, 10000], "noise": 2.5e-3},
         "says": "Atomisation energies (at 0 K, with the zero-point energy) of neutral closed-shell molecules of H, C, N, O and F as "
         "relaxed with B3LYP/6-31G(2df,p), learned from those of QM9 with up to 14 atoms; made for larger ones of the same kind. "
         "Not for geometries far from a minimum, radicals, ions, or energies of another functional.",
