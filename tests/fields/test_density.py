@@ -21,6 +21,7 @@ from vibronic.fields.quadrature import molecular_grid, nmae
 from vibronic.fields.samples import density_of_matrix
 from vibronic.fields.scales import orthonormal
 from vibronic.learning import store
+from vibronic.learning.prediction import predict
 
 NAMES = ["CH4", "NH3", "H2O", "CH3OH", "C2H4", "HCN", "H2CO", "H3CNH2"]
 
@@ -177,6 +178,8 @@ def test_what_it_does_not_know_is_one_sentence(model, atoms, sentence) -> None:
     with pytest.raises(VibronicError, match=sentence) as error:
         model.density_of(atoms)
     assert "\n" not in str(error.value)
+    with pytest.raises(VibronicError, match=sentence):
+        predict(model, [atoms])
 
 
 def test_it_learns_densities_and_labels_are_checked(labelled) -> None:

@@ -174,6 +174,10 @@ class FieldDensity(Model):
             absolute.append((weight * error.abs()).sum() / electrons)
         return {"loss": 1e3 * torch.stack(squared).mean(), "nmae": 100 * torch.stack(absolute).mean()}
 
+    def check_neutral(self, atoms: Atoms) -> None:
+        """Refuse what :meth:`density_of` refuses, where only the dipole is asked for."""
+        checked(atoms)
+
     def density_of(self, structure: Atoms) -> GaussianDensity:
         """The density of a molecule.
 
