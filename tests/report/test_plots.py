@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vibronic.core.errors import VibronicError
-from vibronic.report import plots
+from vibronic.report import plots, style
 
 ROWS = [
     {"size": size, "seed": seed, "model": model, "set": name, "value": value * size**-0.5 * (1 + 0.1 * seed)}
@@ -53,9 +53,9 @@ def test_one_training_set_tells_models_apart_by_colour():
 
 
 def test_decade_marks_cover_narrow_and_wide_ranges():
-    narrow = [m for m in plots._decade_marks(0.031, 0.09) if 0.031 <= m <= 0.09]
+    narrow = [m for m in style.decade_marks(0.031, 0.09) if 0.031 <= m <= 0.09]
     assert narrow == [0.04, 0.05, 0.06, 0.08]
-    assert {0.001, 0.02, 0.5, 10.0} < set(plots._decade_marks(0.001, 10))
+    assert {0.001, 0.02, 0.5, 10.0} < set(style.decade_marks(0.001, 10))
 
 
 def test_parity_scores_and_square_axes():

@@ -3,95 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from vibronic.core.errors import VibronicError
+from vibronic.report.style import (
+    DASHES,
+    NEUTRAL,
+    PALETTE,
+    SYMBOLS,
+    WEBGL_POINTS,
+    Rows,
+    column,
+    decade_marks,
+    faded,
+    finite,
+    pick,
+    styled,
+    with_unit,
+)
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
-    from plotly.graph_objects.layout import Template
-
-Rows = Sequence[Mapping[str, Any]]
-
-# Okabe and Ito (2008), told apart with every common colour blindness; black and yellow are left out because each
-# vanishes in one of the two colour schemes. Symbols and dashes repeat the distinction for a black-and-white print.
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
-DASHES = ("solid", "dash", "dot", "dashdot")
-NEUTRAL = "#808080"
-WEBGL_POINTS = 5000
-
-
-@cache
-def _template() -> Template:
-    import plotly.graph_objects as go
-
-    axis = {
-        "automargin": True,
-        "gridcolor": "#e4e4e2",
-        "linecolor": "#8a8a88",
-        "minor": {"ticks": ""},
-        "showline": True,
-        "ticks": "outside",
-        "tickcolor": "#8a8a88",
-        "ticklen": 4,
-        "title": {"standoff": 10},
-        "zeroline": False,
-    }
-    return go.layout.Template(
-        layout={
-            "colorway": list(PALETTE),
-            "font": {"family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", "size": 13, "color": "#222"},
-            "height": 440,
-            "hoverlabel": {"font": {"size": 13}},
-            "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"},
-            "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": "#8a8a88", "activecolor": "#4a4a48"},
-            "margin": {"l": 60, "r": 16, "t": 24, "b": 50},
-            "paper_bgcolor": "rgba(0,0,0,0)",
-            "plot_bgcolor": "rgba(0,0,0,0)",
-            "xaxis": axis,
-            "yaxis": axis,
-        }
-    )
-
-
-def _styled(figure: Figure, **layout: Any) -> Figure:
-    return figure.update_layout(template=_template(), **layout)
-
-
-def _pick(options: Sequence[str], index: int) -> str:
-    return options[index % len(options)]
-
-
-def _faded(color: str, opacity: float) -> str:
-    red, green, blue = (int(color[k : k + 2], 16) for k in (1, 3, 5))
-    return f"rgba({red},{green},{blue},{opacity})"
-
-
-def _with_unit(name: str, unit: str) -> str:
-    return f"{name} ({unit})" if unit and unit != "1" else name
-
-
-def _finite(values: ArrayLike, what: str) -> np.ndarray:
-    array = np.asarray(values, dtype=float)
-    if array.size == 0:
-        raise VibronicError(f"there is nothing to plot: {what} is empty")
-    if not np.isfinite(array).all():
-        raise VibronicError(f"{what} holds {np.sum(~np.isfinite(array))} values that are not finite; leave them out")
-    return array
-
-
-def _column(rows: Rows, key: str) -> list[Any]:
-    if not rows:
-        raise VibronicError("there is nothing to plot: no rows were given")
-    missing = [k for k, row in enumerate(rows) if key not in row]
-    if missing:
-        raise VibronicError(f"row {missing[0]} has no '{key}'; its keys are {', '.join(map(str, rows[missing[0]]))}")
-    return [row[key] for row in rows]
 
 
 def learning_curves(rows: Rows, metric: str, unit: str = "") -> Figure:
@@ -110,13 +45,13 @@ def learning_curves(rows: Rows, metric: str, unit: str = "") -> Figure:
     """
     import plotly.graph_objects as go
 
-    sizes = _finite(_column(rows, "size"), "size")
-    values = _finite(_column(rows, "value"), "value")
+    sizes = finite(column(rows, "size"), "size")
+    values = finite(column(rows, "value"), "value")
     if (sizes < 1).any():
         raise VibronicError("a learning curve needs training sets of at least one structure")
-    models, sets = (list(dict.fromkeys(_column(rows, key))) for key in ("model", "set"))
-    labels = list(zip(_column(rows, "model"), _column(rows, "set")))
-    seeds = np.array([str(s) for s in _column(rows, "seed")])
+    models, sets = (list(dict.fromkeys(column(rows, key))) for key in ("model", "set"))
+    labels = list(zip(column(rows, "model"), column(rows, "set")))
+    seeds = np.array([str(s) for s in column(rows, "seed")])
 
     figure = go.Figure()
     for model, name in dict.fromkeys(labels):
@@ -125,7 +60,7 @@ def learning_curves(rows: Rows, metric: str, unit: str = "") -> Figure:
         grid = np.unique(x)
         low, median, high = (np.array([f(y[x == size]) for size in grid]) for f in (np.min, np.median, np.max))
         # A lone training set leaves colour free to tell the models apart.
-        color = _pick(PALETTE, sets.index(name) if len(sets) > 1 else models.index(model))
+        color = pick(PALETTE, sets.index(name) if len(sets) > 1 else models.index(model))
         label = " · ".join([str(name)] * (len(sets) > 1) + [str(model)] * (len(models) > 1)) or str(model)
         shared: dict[str, Any] = {"legendgroup": label, "name": label}
         if (high > low).any():
@@ -133,7 +68,7 @@ def learning_curves(rows: Rows, metric: str, unit: str = "") -> Figure:
                 x=np.concatenate([grid, grid[::-1]]),
                 y=np.concatenate([high, low[::-1]]),
                 fill="toself",
-                fillcolor=_faded(color, 0.16),
+                fillcolor=faded(color, 0.16),
                 line={"width": 0},
                 hoverinfo="skip",
                 showlegend=False,
@@ -143,7 +78,7 @@ def learning_curves(rows: Rows, metric: str, unit: str = "") -> Figure:
             x=x,
             y=y,
             mode="markers",
-            marker={"color": _faded(color, 0.55), "size": 6, "symbol": _pick(SYMBOLS, models.index(model))},
+            marker={"color": faded(color, 0.55), "size": 6, "symbol": pick(SYMBOLS, models.index(model))},
             customdata=seeds[chosen],
             hovertemplate="seed %{customdata}: %{y:.4g}<extra></extra>",
             showlegend=False,
@@ -153,8 +88,8 @@ def learning_curves(rows: Rows, metric: str, unit: str = "") -> Figure:
             x=grid,
             y=median,
             mode="lines+markers",
-            line={"color": color, "width": 2.5, "dash": _pick(DASHES, models.index(model))},
-            marker={"color": color, "size": 9, "symbol": _pick(SYMBOLS, models.index(model))},
+            line={"color": color, "width": 2.5, "dash": pick(DASHES, models.index(model))},
+            marker={"color": color, "size": 9, "symbol": pick(SYMBOLS, models.index(model))},
             hovertemplate="%{x} structures, median %{y:.4g}<extra>" + label + "</extra>",
             **shared,
         )
@@ -162,18 +97,11 @@ def learning_curves(rows: Rows, metric: str, unit: str = "") -> Figure:
     figure.update_xaxes(
         title_text="Training structures", type="log", tickvals=ticks, ticktext=[f"{t:g}" for t in ticks]
     )
-    figure.update_yaxes(title_text=_with_unit(metric, unit))
+    figure.update_yaxes(title_text=with_unit(metric, unit))
     if (values > 0).all():
-        marks = _decade_marks(float(values.min()), float(values.max()))
+        marks = decade_marks(float(values.min()), float(values.max()))
         figure.update_yaxes(type="log", tickvals=marks, ticktext=[f"{mark:g}" for mark in marks])
-    return _styled(figure)
-
-
-def _decade_marks(low: float, high: float) -> list[float]:
-    """Round values of a logarithmic axis; plotly's own labels leave out the leading digits within a decade."""
-    steps = (1, 2, 5) if high / low > 8 else (1, 1.5, 2, 3, 4, 5, 6, 8)
-    decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
-    return [float(f"{step}e{decade}") for decade in decades for step in steps]
+    return styled(figure)
 
 
 def parity(groups: Mapping[str, tuple[ArrayLike, ArrayLike]], unit: str, title: str) -> Figure:
@@ -191,7 +119,7 @@ def parity(groups: Mapping[str, tuple[ArrayLike, ArrayLike]], unit: str, title: 
 
     pairs = {}
     for name, (reference, predicted) in groups.items():
-        x, y = (_finite(v, f"'{name}'").ravel() for v in (reference, predicted))
+        x, y = (finite(v, f"'{name}'").ravel() for v in (reference, predicted))
         if x.shape != y.shape:
             raise VibronicError(f"'{name}' has {len(x)} reference but {len(y)} predicted values; they must match")
         pairs[name] = (x, y)
@@ -216,14 +144,14 @@ def parity(groups: Mapping[str, tuple[ArrayLike, ArrayLike]], unit: str, title: 
                 y=y,
                 mode="markers",
                 name=f"{name}: MAE {error:.3g} {unit}, R² {r2}",
-                marker={"color": _pick(PALETTE, k), "opacity": 0.35 if many else 0.7, "size": 4 if many else 6.5}
-                | {"symbol": _pick(SYMBOLS, k)},
+                marker={"color": pick(PALETTE, k), "opacity": 0.35 if many else 0.7, "size": 4 if many else 6.5}
+                | {"symbol": pick(SYMBOLS, k)},
                 hovertemplate="reference %{x:.4g}<br>predicted %{y:.4g}<extra>" + name + "</extra>",
             )
         )
-    figure.update_xaxes(title_text=_with_unit(f"{title}, reference", unit), range=ends, constrain="domain")
-    figure.update_yaxes(title_text=_with_unit(f"{title}, predicted", unit), range=ends, constrain="domain")
-    return _styled(figure, width=560, height=560, yaxis={"scaleanchor": "x"}, legend={"orientation": "v"})
+    figure.update_xaxes(title_text=with_unit(f"{title}, reference", unit), range=ends, constrain="domain")
+    figure.update_yaxes(title_text=with_unit(f"{title}, predicted", unit), range=ends, constrain="domain")
+    return styled(figure, width=560, height=560, yaxis={"scaleanchor": "x"}, legend={"orientation": "v"})
 
 
 def dispersion(
@@ -251,10 +179,10 @@ def dispersion(
     lowest, highest, end = 0.0, 0.0, 0.0
     names = list(dict.fromkeys([*bands, *(dos or {})]))
     for name, segments in bands.items():
-        style = {"color": _pick(PALETTE, names.index(name)), "dash": _pick(DASHES, names.index(name)), "width": 1.6}
+        style = {"color": pick(PALETTE, names.index(name)), "dash": pick(DASHES, names.index(name)), "width": 1.6}
         xs, ys = [], []
         for distance, frequencies in segments:
-            x, y = _finite(distance, f"the path of '{name}'"), _finite(frequencies, f"'{name}'")
+            x, y = finite(distance, f"the path of '{name}'"), finite(frequencies, f"'{name}'")
             if y.ndim != 2 or len(x) != len(y):
                 raise VibronicError(f"'{name}' needs frequencies of shape (points, bands), not {y.shape} for {len(x)}")
             breaks = np.flatnonzero(np.diff(x) == 0) + 1
@@ -277,17 +205,17 @@ def dispersion(
             col=1,
         )
     for name, (frequencies, density) in (dos or {}).items():
-        color = _pick(PALETTE, names.index(name))
+        color = pick(PALETTE, names.index(name))
         figure.add_scatter(
-            x=_finite(density, f"the density of '{name}'"),
-            y=_finite(frequencies, f"the density of '{name}'"),
+            x=finite(density, f"the density of '{name}'"),
+            y=finite(frequencies, f"the density of '{name}'"),
             mode="lines",
             name=name,
             legendgroup=name,
             showlegend=name not in bands,
-            line={"color": color, "dash": _pick(DASHES, names.index(name)), "width": 1.6},
+            line={"color": color, "dash": pick(DASHES, names.index(name)), "width": 1.6},
             fill="tozerox",
-            fillcolor=_faded(color, 0.12),
+            fillcolor=faded(color, 0.12),
             hovertemplate="%{y:.2f} THz<extra>" + name + "</extra>",
             row=1,
             col=2,
@@ -308,7 +236,7 @@ def dispersion(
     figure.update_yaxes(title_text="Frequency (THz)", col=1)
     if dos:
         figure.update_xaxes(title_text="States/THz", rangemode="tozero", nticks=4, col=2)
-    return _styled(figure)
+    return styled(figure)
 
 
 def mean_square_displacement(rows: Rows) -> Figure:
@@ -323,15 +251,15 @@ def mean_square_displacement(rows: Rows) -> Figure:
     """
     import plotly.graph_objects as go
 
-    sets, species = (list(dict.fromkeys(_column(rows, key))) for key in ("set", "species"))
+    sets, species = (list(dict.fromkeys(column(rows, key))) for key in ("set", "species"))
     for key in ("sampled", "theory"):
-        _finite([v for v in _column(rows, key) if v is not None] or [0.0], key)
+        finite([v for v in column(rows, key) if v is not None] or [0.0], key)
     width = 0.7 / len(species)
     figure = go.Figure()
     for k, element in enumerate(species):
         own = [row for row in rows if row["species"] == element]
         x = [sets.index(row["set"]) + (k - (len(species) - 1) / 2) * width for row in own]
-        color, symbol = _pick(PALETTE, k), _pick(SYMBOLS, k)
+        color, symbol = pick(PALETTE, k), pick(SYMBOLS, k)
         figure.add_scatter(
             x=x,
             y=[row["theory"] for row in own],
@@ -359,7 +287,7 @@ def mean_square_displacement(rows: Rows) -> Figure:
     figure.update_xaxes(tickvals=list(range(len(sets))), ticktext=[str(s) for s in sets], showgrid=False)
     figure.update_xaxes(range=[-0.5, len(sets) - 0.5])
     figure.update_yaxes(title_text="⟨<i>u</i>²⟩ per component (Å²)", rangemode="tozero")
-    return _styled(figure)
+    return styled(figure)
 
 
 def attribution_by_bond(rows: Rows) -> Figure:
@@ -373,14 +301,14 @@ def attribution_by_bond(rows: Rows) -> Figure:
     """
     from plotly.subplots import make_subplots
 
-    bonds = np.array([str(b) for b in _column(rows, "bond")])
-    lengths = _finite(_column(rows, "length"), "length")
-    weights = _finite(_column(rows, "weight"), "weight")
+    bonds = np.array([str(b) for b in column(rows, "bond")])
+    lengths = finite(column(rows, "length"), "length")
+    weights = finite(column(rows, "weight"), "weight")
     order = sorted(dict.fromkeys(bonds), key=lambda bond: -float(np.median(weights[bonds == bond])))
     figure = make_subplots(1, 2, shared_yaxes=True, column_widths=[0.42, 0.58], horizontal_spacing=0.04)
     for k, bond in enumerate(order):
         chosen = bonds == bond
-        color = _pick(PALETTE, k)
+        color = pick(PALETTE, k)
         figure.add_box(
             y=weights[chosen],
             name=bond,
@@ -388,7 +316,7 @@ def attribution_by_bond(rows: Rows) -> Figure:
             showlegend=False,
             boxpoints="outliers",
             line={"color": color, "width": 1.5},
-            fillcolor=_faded(color, 0.2),
+            fillcolor=faded(color, 0.2),
             marker={"color": color, "size": 4},
             row=1,
             col=1,
@@ -399,7 +327,7 @@ def attribution_by_bond(rows: Rows) -> Figure:
             mode="markers",
             name=f"{bond} ({chosen.sum()})",
             legendgroup=bond,
-            marker={"color": color, "opacity": 0.6, "size": 6, "symbol": _pick(SYMBOLS, k)},
+            marker={"color": color, "opacity": 0.6, "size": 6, "symbol": pick(SYMBOLS, k)},
             hovertemplate="%{x:.2f} Å, weight %{y:.2f}<extra>" + bond + "</extra>",
             row=1,
             col=2,
@@ -407,7 +335,7 @@ def attribution_by_bond(rows: Rows) -> Figure:
     figure.update_xaxes(title_text="Bond", showgrid=False, col=1)
     figure.update_xaxes(title_text="Length (Å)", col=2)
     figure.update_yaxes(title_text="Attribution weight", col=1)
-    return _styled(figure)
+    return styled(figure)
 
 
 def histogram(groups: Mapping[str, ArrayLike], unit: str, title: str = "Value") -> Figure:
@@ -423,7 +351,7 @@ def histogram(groups: Mapping[str, ArrayLike], unit: str, title: str = "Value") 
     """
     import plotly.graph_objects as go
 
-    arrays = {name: _finite(values, f"'{name}'").ravel() for name, values in groups.items()}
+    arrays = {name: finite(values, f"'{name}'").ravel() for name, values in groups.items()}
     if not arrays:
         raise VibronicError("there is nothing to plot: no groups were given")
     pooled = np.concatenate(list(arrays.values()))
@@ -435,7 +363,7 @@ def histogram(groups: Mapping[str, ArrayLike], unit: str, title: str = "Value") 
     figure = go.Figure()
     for k, (name, values) in enumerate(arrays.items()):
         share = 100 * np.histogram(values, edges)[0] / len(values)
-        color = _pick(PALETTE, k)
+        color = pick(PALETTE, k)
         figure.add_scatter(
             x=outline,
             y=np.concatenate([[0], np.repeat(share, 2), [0]]),
@@ -443,13 +371,13 @@ def histogram(groups: Mapping[str, ArrayLike], unit: str, title: str = "Value") 
             name=name,
             line={"color": color, "width": 2},
             fill="tozeroy",
-            fillcolor=_faded(color, 0.15),
+            fillcolor=faded(color, 0.15),
             hovertemplate="%{x:.4g}: %{y:.1f} %<extra>" + name + "</extra>",
         )
     step = edges[1] - edges[0]
-    figure.update_xaxes(title_text=_with_unit(title, unit), range=[edges[0] - step, edges[-1] + step])
+    figure.update_xaxes(title_text=with_unit(title, unit), range=[edges[0] - step, edges[-1] + step])
     figure.update_yaxes(title_text="Share (%)", rangemode="tozero")
-    return _styled(figure)
+    return styled(figure)
 
 
 def error_by_size(rows: Rows, metric: str, unit: str = "", boundary: float | None = None) -> Figure:
@@ -466,26 +394,26 @@ def error_by_size(rows: Rows, metric: str, unit: str = "", boundary: float | Non
     """
     import plotly.graph_objects as go
 
-    models = list(dict.fromkeys(_column(rows, "model")))
-    _finite(_column(rows, "value"), "value")
+    models = list(dict.fromkeys(column(rows, "model")))
+    finite(column(rows, "value"), "value")
     figure = go.Figure()
     for k, model in enumerate(models):
         mine = [row for row in rows if row["model"] == model]
         figure.add_scatter(
-            x=_column(mine, "atoms"),
-            y=_column(mine, "value"),
-            customdata=_column(mine, "n"),
+            x=column(mine, "atoms"),
+            y=column(mine, "value"),
+            customdata=column(mine, "n"),
             mode="lines+markers",
-            line={"color": _pick(PALETTE, k), "dash": _pick(DASHES, k), "width": 2},
-            marker={"size": 8, "symbol": _pick(SYMBOLS, k)},
+            line={"color": pick(PALETTE, k), "dash": pick(DASHES, k), "width": 2},
+            marker={"size": 8, "symbol": pick(SYMBOLS, k)},
             name=str(model),
             hovertemplate="%{x} atoms: %{y:.3g}, %{customdata} structures<extra>" + str(model) + "</extra>",
         )
     if boundary is not None:
         figure.add_vline(x=boundary, line={"color": NEUTRAL, "width": 1.5, "dash": "dot"})
     figure.update_xaxes(title_text="Atoms in the structure")
-    figure.update_yaxes(title_text=_with_unit(metric, unit), type="log")
-    return _styled(figure)
+    figure.update_yaxes(title_text=with_unit(metric, unit), type="log")
+    return styled(figure)
 
 
 def comparison(rows: Rows, metric: str, unit: str = "") -> Figure:
@@ -501,8 +429,8 @@ def comparison(rows: Rows, metric: str, unit: str = "") -> Figure:
     """
     import plotly.graph_objects as go
 
-    models, sets = (list(dict.fromkeys(_column(rows, key))) for key in ("model", "set"))
-    seeds, values = _column(rows, "seed"), _finite(_column(rows, "value"), "value")
+    models, sets = (list(dict.fromkeys(column(rows, key))) for key in ("model", "set"))
+    seeds, values = column(rows, "seed"), finite(column(rows, "value"), "value")
     figure = go.Figure()
     for k, name in enumerate(sets):
         chosen = [i for i, row in enumerate(rows) if row["set"] == name]
@@ -510,11 +438,11 @@ def comparison(rows: Rows, metric: str, unit: str = "") -> Figure:
             x=[models.index(rows[i]["model"]) + 0.3 * (k - (len(sets) - 1) / 2) for i in chosen],
             y=values[chosen],
             mode="markers",
-            marker={"color": _pick(PALETTE, k), "size": 10, "symbol": _pick(SYMBOLS, k)},
+            marker={"color": pick(PALETTE, k), "size": 10, "symbol": pick(SYMBOLS, k)},
             name=str(name),
             customdata=[seeds[i] for i in chosen],
             hovertemplate="%{y:.3g}, seed %{customdata}<extra>" + str(name) + "</extra>",
         )
     figure.update_xaxes(tickvals=list(range(len(models))), ticktext=[str(m) for m in models], showgrid=False)
-    figure.update_yaxes(title_text=_with_unit(metric, unit), rangemode="tozero")
-    return _styled(figure)
+    figure.update_yaxes(title_text=with_unit(metric, unit), rangemode="tozero")
+    return styled(figure)
