@@ -128,12 +128,33 @@ def test_a_folder_gives_the_same_model(model, tmp_path) -> None:
     [
         (molecule("SiH4"), "never seen Si"),
         (molecule("CH3"), "CH3 has an odd number of electrons"),
+        (Atoms("O"), "smaller than any structure of the training"),
         (bulk("C", "diamond", a=3.57), "trained on molecules only"),
     ],
 )
 def test_what_it_never_saw_is_refused(model, atoms, said) -> None:
     with pytest.raises(VibronicError, match=said):
         of(model, atoms)
+
+
+def test_one_crystal_in_the_batch_does_not_let_a_radical_pass(model) -> None:
+    with pytest.raises(VibronicError, match=r"periodic|odd number"):
+        of(model, molecule("CH3"), bulk("C", "diamond", a=3.57))
+
+
+def test_single_precision_turns_and_adds_up() -> None:
+    """As shipped, not as doubled for the tests above."""
+    torch.manual_seed(0)
+    made = store.build("qdf", targets=["energy"], noise=1e-5, **SMALL)
+    made.prepare(GraphData(rattled(140, 0), made.targets, made.cutoff).batch())
+    assert made.eval().dtype is torch.float32
+    a, b = rattled(14, 5)[7], rattled(14, 5)[11]
+    turned = a.copy()
+    turned.positions = turned.positions @ Rotation.random(random_state=1).as_matrix().T + 20.0
+    both = a + Atoms(b.numbers, b.positions + np.array([40, 0, 0]))
+    one, other, again, sum_of_two = of(made, a, b, turned, both)["energy"]
+    assert again == pytest.approx(one, abs=4e-4)  # 0.01 kcal/mol
+    assert sum_of_two == pytest.approx(one + other, abs=4e-4)
 
 
 def test_an_ion_is_refused(model) -> None:

@@ -40,8 +40,8 @@ def test_train_and_predict(molecules: Path, tmp_path: Path) -> None:
     for name in ("energy", "homo"):
         value, low, high = (np.array([float(r[f"{name}{end} [eV]"]) for r in rows]) for end in ("", "_low", "_high"))
         assert np.ptp(value) > 0.01
-    assert (low < value).all()
-    assert (value < high).all()
+        assert (low < value).all()
+        assert (value < high).all()
 
 
 def test_an_ion_is_one_sentence(molecules: Path, tmp_path: Path) -> None:

@@ -84,16 +84,17 @@ class Model(nn.Module):
         self.elements = torch.unique(batch.numbers)
 
     def check_neutral(self, atoms: Atoms) -> None:
-        """Refuse an ion: no model here sees the charge, so that it would be predicted as if it were neutral.
+        """Refuse ions and open shells: no model here sees charge or spin, and would predict the neutral closed shell.
 
         Raises:
-            VibronicError: ``info["charge"]`` is not zero.
+            VibronicError: ``info["charge"]`` or ``info["spin"]`` is not zero.
         """
-        if atoms.info.get("charge"):
-            raise VibronicError(
-                f"{atoms.get_chemical_formula()} has a charge of {atoms.info['charge']}, and the model knows neutral "
-                "structures only"
-            )
+        for name in ("charge", "spin"):
+            value = atoms.info.get(name, 0)
+            if not isinstance(value, int | float) or value != 0:
+                raise VibronicError(
+                    f"{atoms.symbols} has {name} {value}, and the model knows neutral closed-shell structures only"
+                )
 
     def check_elements(self, numbers: Tensor) -> None:
         """Refuse elements that the model never saw.

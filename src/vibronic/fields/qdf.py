@@ -33,8 +33,9 @@ class QuantumDeepField(Model):
     """Scalars of molecules and crystals from fields of several ranges; the sum of what every atom gives, or its mean.
 
     An extensive target (energy) is a sum over atoms, so that distant fragments add up exactly; any other (homo, lumo) is a
-    mean. The composition is fitted first. A model says which cases it was trained on (elements, molecules or crystals,
-    closed shells) and refuses others.
+    mean. A mean is right for repeated or alike parts only: of two different molecules far apart the highest orbital is the
+    one that is higher, not the mean of both. The composition is fitted first. A model refuses kinds of structures that its
+    training had none of: elements, molecules or crystals, open shells, smaller ones.
 
     Args:
         targets: scalars of a structure.
@@ -56,6 +57,8 @@ class QuantumDeepField(Model):
     extensive: Tensor
     baseline: Tensor
     molecules: Tensor
+    crystals: Tensor
+    smallest: Tensor
     closed_shells: Tensor
 
     def __init__(
@@ -76,6 +79,8 @@ class QuantumDeepField(Model):
         config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         if not cutoffs or min(cutoffs) <= 1 or len(points) != len(cutoffs) or min(points) < 1:
             raise VibronicError("qdf needs as many points as cutoffs, and cutoffs above 1 Angstrom")
+        if not 0 <= momentum <= 12 or (noise is not None and not 0 < noise < float("inf")):
+            raise VibronicError("qdf needs a momentum from 0 to 12, and a positive noise where one is given")
         if min(momentum, linear, hydrogen) < 0 or min(orbitals, components, length, reach) <= 0:
             raise VibronicError("qdf needs positive orbitals, components, length and reach, and no negative setting")
         super().__init__(config, [target(t, (units or {}).get(t, "1")) for t in targets], max(cutoffs))
@@ -89,7 +94,9 @@ class QuantumDeepField(Model):
         self.functionals = nn.ModuleList(KernelFunctional(n, length, linear) for n in points)
         self.register_buffer("extensive", torch.tensor([t.extensive for t in self.targets]), persistent=False)
         self.register_buffer("baseline", torch.zeros(0, dtype=torch.float64))  # (elements, targets)
-        self.register_buffer("molecules", torch.tensor(True))  # whether all training structures were
+        self.register_buffer("molecules", torch.tensor(True))  # whether there were any in training
+        self.register_buffer("crystals", torch.tensor(False))
+        self.register_buffer("smallest", torch.tensor(1))  # atoms of the smallest training structure
         self.register_buffer("closed_shells", torch.tensor(True))
 
     @property
@@ -102,7 +109,9 @@ class QuantumDeepField(Model):
         from rich.progress import track
 
         super().prepare(batch)
-        self.molecules = torch.tensor(not bool(batch.cell.any()))
+        periodic = batch.cell.flatten(1).any(1)
+        self.molecules, self.crystals = (~periodic).any(), periodic.any()
+        self.smallest = batch.n_atoms.min()
         self.closed_shells = torch.tensor(not bool((_electrons(batch) % 2).any()))
         size = batch.n_structures
         sample = batch.select(torch.sort(torch.randperm(size)[:_SAMPLE])[0])
@@ -164,14 +173,17 @@ class QuantumDeepField(Model):
         return scatter_sum(ones, batch.index, batch.n_structures)
 
     def _check(self, batch: Batch) -> None:
-        if self.molecules and batch.cell.any():
-            raise VibronicError("the model was trained on molecules only, and a structure is periodic")
-        odd = torch.nonzero(_electrons(batch) % 2)[:, 0]
-        if self.closed_shells and not batch.cell.any() and len(odd):
-            formula = Atoms(batch.numbers[batch.index == odd[0]].cpu().numpy()).get_chemical_formula()
-            raise VibronicError(
-                f"{formula} has an odd number of electrons, and the model was trained on closed shells only"
-            )
+        periodic = batch.cell.flatten(1).any(1)
+        odd = (_electrons(batch) % 2).bool() & ~periodic & self.closed_shells
+        for refused, why in (
+            (periodic & ~self.crystals, "is periodic, and the model was trained on molecules only"),
+            (~periodic & ~self.molecules, "is a molecule, and the model was trained on crystals only"),
+            (odd, "has an odd number of electrons, and the model was trained on closed shells only"),
+            (batch.n_atoms < self.smallest, f"is smaller than any structure of the training ({self.smallest} atoms)"),
+        ):
+            if refused.any():
+                first = torch.nonzero(refused)[0, 0]
+                raise VibronicError(f"{Atoms(batch.numbers[batch.index == first].cpu().numpy()).symbols} {why}")
 
 
 def _electrons(batch: Batch) -> Tensor:
