@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from ase import Atoms
 from torch import Tensor, nn
@@ -91,7 +92,7 @@ class Model(nn.Module):
         """
         for name in ("charge", "spin"):
             value = atoms.info.get(name, 0)
-            if not isinstance(value, int | float) or value != 0:
+            if not isinstance(value, int | float | np.number) or value != 0:
                 raise VibronicError(
                     f"{atoms.symbols} has {name} {value}, and the model knows neutral closed-shell structures only"
                 )
