@@ -18,7 +18,7 @@ def main() -> None:
     frames = structures("Ag3SBr-pbe")
     train, test = ([frames[k] for k in part] for part in split(frames, [0.8, 0.2], seed=0))
     model = store.build("ridge", targets=["band_gap"])
-    model.fit(GraphData(train, model.targets, model.cutoff).batch().to(dtype=torch.float64))
+    model.prepare(GraphData(train, model.targets, model.cutoff).batch().to(dtype=torch.float64))
     scores, _ = score(model.targets, predict(model, test), test)
     print(f"{len(test)} unseen gaps: MAE {scores['mae_band_gap']:.3f} eV, R2 {scores['r2_band_gap']:.2f}")
 

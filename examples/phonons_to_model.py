@@ -34,7 +34,7 @@ def main() -> None:
     print(f"{report.computed} labels in {report.seconds:.1f} s")
 
     model = store.build("ridge", targets=["energy", "pressure"])
-    model.fit(GraphData(report.labelled, model.targets, model.cutoff).batch().to(dtype=torch.float64))
+    model.prepare(GraphData(report.labelled, model.targets, model.cutoff).batch().to(dtype=torch.float64))
     dynamics = Dynamics(emt.calculator(), temperature=600).sample(constants.supercell, n=20, seed=1)
     scores, units = score(model.targets, predict(model, dynamics), dynamics)
     for name in ("mae_energy", "r2_energy", "mae_pressure", "r2_pressure"):

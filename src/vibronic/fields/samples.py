@@ -87,7 +87,7 @@ def with_samples(atoms: Atoms, basis: str = "6-31G*", level: int = 1) -> Atoms:
     grid = molecular_grid(atoms, level)
     density = density_of_matrix(atoms, grid.points, basis)
     count, electrons = float(grid.weights @ density), int(atoms.numbers.sum())
-    if abs(count - electrons) > 1e-2 * electrons:
+    if not abs(count - electrons) <= 1e-2 * electrons:  # not a number is neither
         raise VibronicError(
             f"the density matrix of {atoms.get_chemical_formula()} holds {count:.2f} electrons, not {electrons}: it is of "
             "a charged molecule, another geometry, or another order of atoms or functions"

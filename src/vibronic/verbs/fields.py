@@ -73,16 +73,20 @@ def density(
     known = reference if reference not in (None, "dft") else None
     reads = [structures, known, *_files(model)]
     with run_record(out, "density", config, reads=reads, writes=[*cubes[1:], numbers, *pages]) as record:
+        fields = []  # before the references, which may take minutes each: what the model refuses needs none
+        for k, atoms in enumerate(frames):
+            try:
+                fields.append(density_of(atoms))
+            except VibronicError as error:
+                raise VibronicError(f"{_where(structures, k, frames)}: {error}") from error
         references = _references(reference, frames)
         rows, drawn = [], []
-        for k, atoms in enumerate(track(frames, "Densities", transient=True)):
-            where = f"{structures}, structure {k}" if len(frames) > 1 else structures
+        for k, (atoms, field) in enumerate(track(list(zip(frames, fields, strict=True)), "Densities", transient=True)):
             try:
-                field = density_of(atoms)
                 found = analyse(atoms, field.at, level, references[k])
                 values = box(atoms, field.at, spacing, margin)
             except VibronicError as error:
-                raise VibronicError(f"{where}: {error}") from error
+                raise VibronicError(f"{_where(structures, k, frames)}: {error}") from error
             write_cube(cubes[k], atoms, values, f"electron density, e/Bohr^3, {model}")
             rows.append(_row(cubes[k], atoms, found, values))
             if known is not None and known.endswith(".cube"):
@@ -104,9 +108,16 @@ def density(
 Reference = Callable[["np.ndarray"], "np.ndarray"]
 
 
+def _where(structures: str, k: int, frames: list[Atoms]) -> str:
+    return f"{structures}, structure {k}" if len(frames) > 1 else structures
+
+
 def _references(reference: str | None, frames: list[Atoms]) -> list[Reference | None]:
     """A reference density for each molecule, where it can be asked anywhere."""
+    import numpy as np
+
     from vibronic.data import sources
+    from vibronic.data.dataset import label_of
     from vibronic.fields.analysis import read_cube, same_molecule
     from vibronic.fields.samples import density_of_matrix
 
@@ -131,6 +142,11 @@ def _references(reference: str | None, frames: list[Atoms]) -> list[Reference | 
             raise VibronicError(f"{reference} has {len(labelled)} structures, and there are {len(frames)} molecules")
     for k, (atoms, other) in enumerate(zip(frames, labelled, strict=True)):
         same_molecule(atoms, other, f"{reference}, structure {k}")
+        matrix = label_of(other, "density_matrix")
+        if matrix is None or not np.isfinite(matrix).all():
+            raise VibronicError(
+                f"{reference}, structure {k}, has no 'density_matrix' of finite numbers to compare with"
+            )
     return [partial(density_of_matrix, other) for other in labelled]
 
 
