@@ -61,8 +61,8 @@ class ModelCalculator(Calculator):
             predicted = self.model(batch)
         if derived:
             warnings.warn(
-                f"these forces are derivatives of a {self.model.kind} model that was trained on energies alone; check them "
-                "against your engine before you relax or run dynamics",
+                f"these forces are derivatives of a {self.model.kind} model that was trained on energies alone; where it saw relaxed "
+                "structures only they are wrong by electronvolts per Angstrom: do not relax or run dynamics with them unchecked",
                 stacklevel=2,
             )
             (gradient,) = torch.autograd.grad(predicted["energy"].sum(), batch.positions)
