@@ -15,8 +15,8 @@ import record
 from vibronic import verbs
 from vibronic.studies.extrapolation import PARTS, summary
 
-OPTIONS: dict[str, Any] = {"sizes": [100, 300, 1000, 3000, 11831], "seeds": 2, "steps": 2000, "epochs": 1}
-COMMAND = "vibronic study extrapolation --sizes 100 300 1000 3000 11831 --seeds 2 --steps 2000 --epochs 1"
+OPTIONS: dict[str, Any] = {"sizes": [100, 300, 1000, 3000, 11831], "seeds": 1, "steps": 1500, "epochs": 1}
+COMMAND = "vibronic study extrapolation --sizes 100 300 1000 3000 11831 --seeds 1 --steps 1500 --epochs 1"
 
 
 def main() -> None:
