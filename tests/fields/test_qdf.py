@@ -152,7 +152,9 @@ def test_single_precision_turns_and_adds_up() -> None:
     turned = a.copy()
     turned.positions = turned.positions @ Rotation.random(random_state=1).as_matrix().T + 20.0
     both = a + Atoms(b.numbers, b.positions + np.array([40, 0, 0]))
+    far = Atoms(a.numbers, a.positions + 1e5)
     one, other, again, sum_of_two = of(made, a, b, turned, both)["energy"]
+    assert of(made, far)["energy"][0] == pytest.approx(one, abs=4e-4)
     assert again == pytest.approx(one, abs=4e-4)  # 0.01 kcal/mol
     assert sum_of_two == pytest.approx(one + other, abs=4e-4)
 

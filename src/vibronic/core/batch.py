@@ -24,7 +24,7 @@ class Batch:
     """``B`` structures with ``N`` atoms and ``E`` directed edges in all.
 
     Attributes:
-        positions: (N, 3) Angstrom.
+        positions: (N, 3) Angstrom; those of a molecule around their mean.
         numbers: (N,) atomic numbers.
         cell: (B, 3, 3) Angstrom, lattice vectors as rows; zero for a molecule.
         index: (N,) which structure an atom belongs to, sorted.
@@ -109,12 +109,17 @@ class Batch:
         labels: Mapping[str, np.ndarray | float] | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> Batch:
-        """One structure with its neighbours within ``cutoff`` Angstrom, its geometry as ``dtype``."""
+        """One structure with its neighbours within ``cutoff`` Angstrom, its geometry as ``dtype``.
+
+        A molecule is moved to the origin first: single precision would round distances between atoms far away from it.
+        """
         i, j, shift = neighbor_list(atoms, cutoff)
-        cell = atoms.cell.array if atoms.pbc.any() else np.zeros((3, 3))
+        cell, positions = atoms.cell.array, atoms.positions
+        if not atoms.pbc.any():
+            cell, positions = np.zeros((3, 3)), positions - positions.mean(0)
         per_atom = {k for k in labels or {} if target(k).level == "atom"}
         return cls(
-            positions=torch.as_tensor(atoms.positions, dtype=dtype),
+            positions=torch.as_tensor(positions, dtype=dtype),
             numbers=torch.as_tensor(atoms.numbers, dtype=torch.long),
             cell=torch.as_tensor(cell, dtype=dtype)[None],
             index=torch.zeros(len(atoms), dtype=torch.long),

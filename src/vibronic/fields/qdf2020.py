@@ -143,7 +143,8 @@ class QuantumDeepField2020(Model):
         Angstrom^3 it is ``rho / interval**3``, too small where the spheres of neighbouring atoms overlap.
 
         Args:
-            points: (P, 3) Angstrom for each molecule, where the norms of its own points hold; None means its own.
+            points: (P, 3) Angstrom for each molecule, in the frame of the batch, where the norms of its own points hold;
+                None means its own.
         """
         found = []
         for k, (positions, numbers, atom, kind) in enumerate(self._molecules(batch)):
@@ -158,10 +159,11 @@ class QuantumDeepField2020(Model):
         batch = Batch.from_atoms(structure, self.cutoff, dtype=self.dtype)
         self.check_elements(batch.numbers)
         interval: Any = self.config["interval"]
+        origin = structure.positions.mean(0)  # a batch holds molecules around their mean
 
         def at(points: np.ndarray) -> np.ndarray:
             with torch.no_grad():
-                (per_point,) = self.density(batch, [torch.as_tensor(points, dtype=self.dtype)])
+                (per_point,) = self.density(batch, [torch.as_tensor(points - origin, dtype=self.dtype)])
             return per_point.double().numpy() / interval**3
 
         return Anywhere(at)
