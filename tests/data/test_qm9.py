@@ -196,11 +196,11 @@ def test_a_damaged_wheel_is_told(wheel: Path, fault: str) -> None:
         again()
 
 
-def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("VIBRONIC_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", "/home/somebody")
-    assert qm9.cache_folder() == Path("/home/somebody/.cache/vibronic")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert qm9.cache_folder() == tmp_path / ".cache" / "vibronic"
     monkeypatch.setenv("XDG_CACHE_HOME", "/scratch")
     assert qm9.cache_folder() == Path("/scratch/vibronic")
     monkeypatch.setenv("VIBRONIC_CACHE", "/scratch/own")

@@ -17,6 +17,7 @@ from vibronic.data import qm9
 from vibronic.studies import extrapolation, extrapolation_report
 from vibronic.studies.extrapolation import PARTS, Plan, half_width, scores, training_set
 from vibronic.studies.extrapolation_model import MODELS, MessagePassing, untrained
+from vibronic.studies.folder import belongs
 
 NAMES = ["CH4", "C2H6", "C2H4", "C2H2", "H2O", "H2O2", "NH3", "N2H4", "HCN", "CH3OH", "CH3CHO", "CF4"]
 TINY = {"sizes": [20, 40], "seeds": 2, "test": 30, "large": 20, "steps": 3, "epochs": 1, "workers": 1}
@@ -149,6 +150,6 @@ def test_more_molecules_than_there_are(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_study(tmp_path: Path) -> None:
-    assert not extrapolation_report.wrote(tmp_path)
+    assert not belongs(tmp_path, "extrapolation")
     with pytest.raises(VibronicError, match="no finished study"):
         extrapolation_report.write(tmp_path)

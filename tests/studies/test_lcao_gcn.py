@@ -15,6 +15,7 @@ from vibronic import verbs
 from vibronic.core.batch import Batch
 from vibronic.core.errors import VibronicError
 from vibronic.studies import lcao_gcn, lcao_gcn_report
+from vibronic.studies.folder import belongs
 from vibronic.studies.lcao_gcn_model import BOND, VARIANTS, OrbitalNetwork, graph_convolution, lcao_at_nuclei
 
 NAMES = ["CH4", "C2H6", "C2H4", "C2H2", "H2O", "H2O2", "NH3", "N2H4", "HCN", "CH3OH", "CH3CHO", "HCOOH"]
@@ -173,6 +174,6 @@ def test_options_it_would_ignore_or_cannot_meet(options: dict, reason: str, tmp_
 
 
 def test_a_folder_without_a_study(tmp_path: Path) -> None:
-    assert not lcao_gcn_report.wrote(tmp_path)
+    assert not belongs(tmp_path, "lcao-gcn")
     with pytest.raises(VibronicError, match="no finished study"):
         lcao_gcn_report.write(tmp_path)

@@ -71,7 +71,7 @@ def analyse(atoms: Atoms, density: Field, level: int = 2, reference: Field | Non
     Raises:
         VibronicError: the structure is periodic, or has an element without a free atom.
     """
-    # About the centre of the nuclei, and per electron: the grid's error in their number must not look like a dipole.
+    # About the centre of the nuclear charge: the grid's error in their number must not look like a dipole.
     centre = atoms.numbers @ atoms.positions / atoms.numbers.sum()
     electrons, first, lowest, negative, error = 0.0, np.zeros(3), 0.0, 0.0, 0.0
     belongs = np.zeros(len(atoms))

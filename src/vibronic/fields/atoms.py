@@ -19,12 +19,13 @@ from ase.units import Bohr
 from vibronic.core.errors import VibronicError
 
 START, RATIO = 0.15, 1.35
-"""Exponents are START * RATIO^k Bohr^-2: fine enough that a fit leaves less than 1e-4 of the electrons."""
+"""Exponents are START * RATIO^k Bohr^-2: fine enough for H, C, N, O and F. The tails of electropositive elements
+(Li, Na, K, Mg, Ca, Al) reach further than the widest of these Gaussians, and their atoms are less exact."""
 
 XC, BASIS = "PBE", "6-31G*"
 
 REACH = 9.0
-"""Angstrom from a nucleus beyond which a free atom has less than 1e-12 of its electrons left."""
+"""Angstrom from a nucleus beyond which a free atom is taken as zero: nothing of H, C, N, O and F is left there."""
 
 _CHUNK = 4_096
 

@@ -24,13 +24,11 @@ from vibronic.core.scatter import scatter_sum
 from vibronic.core.targets import TARGETS, Target
 from vibronic.fields.expansion import LMAX, SHELLS, GaussianDensity, deformation, exponents, moments
 from vibronic.fields.quadrature import nmae
-from vibronic.fields.samples import SAMPLES, density_of_matrix, with_samples
+from vibronic.fields.samples import FLOOR, SAMPLES, density_of_matrix, with_samples
 from vibronic.fields.sphere import Layer, harmonics
 
 ELEMENTS = 37
 """Atomic numbers below this have a free atom."""
-FLOOR = 0.3
-"""e/Angstrom^3, about the density between bonded atoms' surfaces: below it errors count as they are, above it less."""
 _MOMENTUM = torch.repeat_interleave(torch.arange(LMAX + 1), 2 * torch.arange(LMAX + 1) + 1)
 
 

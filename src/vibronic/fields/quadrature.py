@@ -136,7 +136,7 @@ def _treutler(n: int) -> tuple[np.ndarray, np.ndarray]:
 def becke(atoms: Atoms, points: np.ndarray, owner: int) -> np.ndarray:
     """(P,) share of the atom ``owner`` in each of the ``points`` (P, 3); the shares of all atoms sum to one.
 
-    Only the ``NEAR`` atoms nearest to a point are asked, so that the cost per atom does not grow with the molecule.
+    Only the ``NEAR`` atoms nearest to a point share it, so that memory does not grow with the molecule.
     """
     if len(atoms) == 1:
         return np.ones(len(points))

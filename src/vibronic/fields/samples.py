@@ -19,6 +19,9 @@ PER_ATOM = 320
 SAMPLES = TARGETS["density_samples"]
 """Per atom and point: vector from the atom (Angstrom), weight (Angstrom^3), density minus free atoms, density (e/Angstrom^3)."""
 
+FLOOR = 0.3
+"""e/Angstrom^3, about the density between bonded atoms' surfaces: below it errors count as they are, above it less."""
+
 _POWER = 0.7
 _CHUNK = 4_000
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from vibronic.core.batch import Batch
 from vibronic.fields.basis import solid_harmonics
 from vibronic.fields.expansion import LMAX, RANGES, SHELLS, exponents
+from vibronic.fields.samples import FLOOR
 
 MOLECULES = 40
 """Fitted for the scales."""
@@ -105,8 +106,6 @@ def best_fit(
     Returns:
         Per atom and l, (components, 2l + 1) coefficients of functions that are orthonormal on one atom.
     """
-    from vibronic.fields.density import FLOOR
-
     columns, shapes = [], []
     for a, z in enumerate(numbers):
         vectors = points - positions[a]

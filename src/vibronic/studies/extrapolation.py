@@ -9,7 +9,6 @@ Every fit leaves one file and is skipped when it is there. ``extrapolation_repor
 from __future__ import annotations
 
 import csv
-import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -30,6 +29,7 @@ from vibronic.data.dataset import label_of
 from vibronic.data.sources import structures
 from vibronic.labelling.executors import processes
 from vibronic.studies.extrapolation_model import MODELS, fitted, numbers_in
+from vibronic.studies.folder import bind, content, half_width
 
 STUDY = "extrapolation"
 KCAL = conversion("eV", "kcal/mol")
@@ -99,10 +99,7 @@ def run(plan: Plan, out: Path, workers: int = 1, say: Callable[[str], None] = pr
     out = Path(out)
     if max(plan.sizes) > (there := len(_molecules("qm9-train"))):
         raise VibronicError(f"QM9 has {there} molecules to train on, fewer than {max(plan.sizes)}")
-    path, wanted = out / "plan.json", {"study": STUDY, **json.loads(json.dumps(asdict(plan)))}
-    if path.exists() and _read(path) != wanted:
-        raise VibronicError(f"{out} holds a study with another plan; choose another --out or delete it")
-    write_json(path, wanted)
+    bind(out, {"study": STUDY, **asdict(plan)})
     rows = []
     with processes(workers) as executor:
         futures = [executor.schedule(_fit, (plan, *what, out)) for what in plan.fits]
@@ -154,7 +151,7 @@ def _fit(plan: Plan, kind: str, size: int, seed: int, out: Path) -> dict[str, An
 
     torch.set_num_threads(1)
     path = out / "runs" / f"{kind}-{size}-{seed}.json"
-    row = _read(path) if path.exists() else None
+    row = content(path) if path.exists() else None
     if row is None:
         folder = out / "runs" / f"{kind}-{size}-{seed}"
         start = time.process_time()
@@ -208,14 +205,6 @@ def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def half_width(values: np.ndarray) -> float | None:
-    """Of the 95 % interval of the mean of a few values; None for one of them."""
-    from scipy.stats import t
-
-    n = len(values)
-    return float(t.ppf(0.975, n - 1) * values.std(ddof=1) / np.sqrt(n)) if n > 1 else None
-
-
 def _tables(rows: Sequence[dict[str, Any]], out: Path) -> None:
     """``table.csv``, one line per fit, and ``metrics.json``, means over seeds."""
     with writable(out / "table.csv") as path, path.open("w", newline="") as file:
@@ -229,11 +218,3 @@ def _tables(rows: Sequence[dict[str, Any]], out: Path) -> None:
         )
     metrics = {f"mae_{part}_{m['model']}_{m['size']}": m[part] for m in summary(rows) for part in PARTS}
     write_json(out / "metrics.json", {**metrics, "units": dict.fromkeys(metrics, "kcal/mol")})
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    """The content of a JSON file, None for a damaged one."""
-    try:
-        return json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        return None

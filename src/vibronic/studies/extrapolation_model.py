@@ -15,38 +15,16 @@ from torch.nn.functional import smooth_l1_loss
 from vibronic.core.batch import Batch
 from vibronic.core.errors import VibronicError
 from vibronic.core.model import Model
-from vibronic.core.scatter import scatter_sum
-from vibronic.core.targets import target
 from vibronic.data.dataset import GraphData
 from vibronic.learning.recipe import Training
 from vibronic.learning.store import build
-from vibronic.studies.lcao_gcn_model import composition
+from vibronic.studies.composition import Composition, OnComposition
 
 MODELS = ("composition", "ridge", "qdf", "schnet", "qdf2020")
 """One energy per element; pairs and angles; ours; message passing; the published field."""
 
 PASSES = 20
 """Epochs of SchNet at least: with all molecules that takes about the processor time of ``qdf``, with fewer more than that."""
-
-
-class Composition(Model):
-    """One energy per element, by least squares: the floor."""
-
-    kind = "composition"
-    reference: Tensor
-
-    def __init__(self) -> None:
-        super().__init__({}, [target("energy")], cutoff=0.1)
-        self.register_buffer("reference", torch.zeros(10, dtype=torch.float64))
-
-    def prepare(self, batch: Batch) -> None:
-        """Closed-form fit."""
-        super().prepare(batch)
-        self.reference = composition(batch)
-
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Energy (B,), eV."""
-        return {"energy": scatter_sum(self.reference[batch.numbers], batch.index, batch.n_structures)}
 
 
 class _Edges:
@@ -58,7 +36,7 @@ class _Edges:
         return self.given
 
 
-class MessagePassing(Model):
+class MessagePassing(OnComposition):
     """SchNet (Schuett et al., J. Chem. Phys. 148, 241722, 2018) as torch-geometric has it, on top of the composition.
 
     Args:
@@ -69,8 +47,6 @@ class MessagePassing(Model):
     """
 
     kind = "schnet"
-    reference: Tensor
-    scale: Tensor
 
     def __init__(self, width: int = 64, interactions: int = 3, gaussians: int = 32, cutoff: float = 5.0) -> None:
         with warnings.catch_warnings():
@@ -79,35 +55,17 @@ class MessagePassing(Model):
             from torch_geometric.nn.models import SchNet
 
         config = {k: v for k, v in locals().items() if k not in ("self", "__class__", "SchNet")}
-        super().__init__(config, [target("energy")], cutoff)
+        super().__init__(config, cutoff)
         self.edges = _Edges()
         self.network = SchNet(width, width, interactions, gaussians, cutoff, interaction_graph=self.edges)
-        self.register_buffer("reference", torch.zeros(10, dtype=torch.float64))
-        self.register_buffer("scale", torch.ones((), dtype=torch.float64))
-
-    def prepare(self, batch: Batch) -> None:
-        """Energies of the elements by least squares, and the spread of what they leave."""
-        super().prepare(batch)
-        self.reference = composition(batch)
-        self.scale = (batch.labels["energy"] - self._constant(batch)).std()
-
-    def _constant(self, batch: Batch) -> Tensor:
-        return scatter_sum(self.reference[batch.numbers], batch.index, batch.n_structures)
 
     def _sum(self, batch: Batch) -> Tensor:
         # Messages run from neighbour to centre, which torch-geometric names in this order.
         self.edges.given = batch.edge_index.flip(0), batch.edge_vectors().norm(dim=1)
         return self.network(batch.numbers, batch.positions, batch.index).squeeze(1)
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Energy (B,), eV."""
-        return {"energy": self._sum(batch) * self.scale + self._constant(batch)}
-
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Absolute error, smooth at zero, in units of the spread that composition leaves."""
-        predicted = self._sum(batch)
-        wanted = ((batch.labels["energy"] - self._constant(batch)) / self.scale).to(predicted)
-        return {"loss": smooth_l1_loss(predicted, wanted, beta=0.05)}
+    def _distance(self, predicted: Tensor, wanted: Tensor) -> Tensor:
+        return smooth_l1_loss(predicted, wanted, beta=0.05)
 
 
 def untrained(kind: str, size: int) -> Model:

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from vibronic.core.errors import VibronicError
 from vibronic.report import plots
 from vibronic.report.html import Report
 from vibronic.studies.extrapolation import PARTS, STUDY, summary
+from vibronic.studies.folder import finished
 
 NAMES = {
     "composition": "composition",
@@ -24,14 +24,6 @@ ENOUGH = 10
 """Test molecules of one size, below which their mean error is not drawn."""
 
 
-def wrote(folder: Path) -> bool:
-    """Whether a folder belongs to this study."""
-    try:
-        return json.loads((Path(folder) / "plan.json").read_text())["study"] == STUDY
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
-        return False
-
-
 def write(folder: Path) -> Path:
     """``report.html`` in the folder of a study.
 
@@ -39,21 +31,14 @@ def write(folder: Path) -> Path:
         VibronicError: the folder holds no finished study.
     """
     folder = Path(folder)
-    try:
-        results = json.loads((folder / "results.json").read_text())
+    with finished(folder, STUDY) as results:
         plan, rows, published = results["plan"], results["rows"], results["published"]
         means, seed, largest = summary(rows), plan["seeds"][0], max(plan["sizes"])
         last = [row for row in rows if row["size"] == largest]
         errors = {row["model"]: _errors(folder, row) for row in last if row["seed"] == seed}
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise VibronicError(
-            f"{folder} holds no finished study; run 'vibronic study {STUDY} --out {folder}' first"
-        ) from error
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, IndexError) as error:
-        raise VibronicError(f"the results in {folder} are damaged; run the study again with another --out") from error
     page = Report(
         "From small molecules to large ones",
-        f"QM9, atomisation energies; up to {largest:,} molecules with up to 14 atoms to learn from, {len(plan['seeds'])} seeds",
+        f"QM9, atomisation energies; up to {largest:,} molecules with up to 14 atoms to learn from, {len(plan['seeds'])} seed{'s' if len(plan['seeds']) > 1 else ''}",
     )
     page.section("The answer")
     page.text(_answer(means, largest, published))

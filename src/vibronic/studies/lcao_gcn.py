@@ -11,7 +11,6 @@ Every training leaves one file and is skipped when it is there. ``lcao_gcn_repor
 from __future__ import annotations
 
 import csv
-import json
 import math
 import shutil
 import time
@@ -34,14 +33,9 @@ from vibronic.data.dataset import GraphData, label_of, read_labelled, write_stru
 from vibronic.data.sources import structures
 from vibronic.labelling.executors import processes
 from vibronic.learning.recipe import Training
-from vibronic.studies.lcao_gcn_model import (
-    BOND,
-    VARIANTS,
-    OrbitalNetwork,
-    composition,
-    graph_convolution,
-    lcao_at_nuclei,
-)
+from vibronic.studies.composition import composition
+from vibronic.studies.folder import bind, content
+from vibronic.studies.lcao_gcn_model import BOND, VARIANTS, OrbitalNetwork, graph_convolution, lcao_at_nuclei
 
 STUDY = "lcao-gcn"
 COMPOSITION = "composition"
@@ -103,10 +97,7 @@ def run(plan: Plan, out: Path, workers: int = 2, say: Callable[[str], None] = pr
     pool = structures("qm9-train")
     if plan.size > len(pool):
         raise VibronicError(f"QM9 has {len(pool)} molecules to train on, fewer than {plan.size}")
-    path, wanted = out / "plan.json", {"study": STUDY, **json.loads(json.dumps(asdict(plan)))}
-    if path.exists() and _read(path) != wanted:
-        raise VibronicError(f"{out} holds a study with another plan; choose another --out or delete it")
-    write_json(path, wanted)
+    bind(out, {"study": STUDY, **asdict(plan)})
     _draw(plan, pool, out)
     tests = {part: read_labelled(out / f"{part}.extxyz") for part in PARTS}
     same = equality(tests["interpolation"][:100])
@@ -180,7 +171,7 @@ def _train(plan: Plan, variant: str, seed: int, out: Path) -> dict[str, Any]:
     from vibronic.learning.training import fit
 
     path = out / "runs" / f"{variant}-{seed}.json"
-    if path.exists() and (done := _read(path)) is not None:
+    if path.exists() and (done := content(path)) is not None:
         return done
     start = time.process_time()
     torch.manual_seed(seed)
@@ -243,11 +234,3 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             entry[f"{part}_std"] = float(np.std(values, ddof=1)) if len(values) > 1 else None
         found.append(entry)
     return found
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    """The content of a JSON file, None for a damaged one."""
-    try:
-        return json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        return None

@@ -18,11 +18,10 @@ from torch.nn.functional import mse_loss
 
 from vibronic.core.batch import Batch
 from vibronic.core.errors import VibronicError
-from vibronic.core.model import Model
 from vibronic.core.scatter import scatter_sum
-from vibronic.core.targets import target
 from vibronic.fields.basis import BasisSet
 from vibronic.fields.qdf2020 import sphere, square_distances
+from vibronic.studies.composition import OnComposition
 
 BOND = 1.7
 """Angstrom: longer than every bond of H, C, N, O, F, and a little longer than the distance of the hydrogens in NH2."""
@@ -75,7 +74,7 @@ def lcao_at_nuclei(coefficients: Tensor, positions: Tensor) -> Tensor:
     return phi.T @ coefficients
 
 
-class OrbitalNetwork(Model):
+class OrbitalNetwork(OnComposition):
     """Energy of a molecule, as what its composition says and a sum over points.
 
     Args:
@@ -85,8 +84,6 @@ class OrbitalNetwork(Model):
     """
 
     kind = "lcao-gcn"
-    reference: Tensor
-    scale: Tensor
     offsets: Tensor
     first: Tensor
     count: Tensor
@@ -95,7 +92,7 @@ class OrbitalNetwork(Model):
     def __init__(self, variant: str, width: int = 64, layers: int = 3) -> None:
         if variant not in VARIANTS:
             raise VibronicError(f"the study has no network '{variant}'; it compares {', '.join(VARIANTS)}")
-        super().__init__({"variant": variant, "width": width, "layers": layers}, [target("energy")], cutoff=BOND)
+        super().__init__({"variant": variant, "width": width, "layers": layers}, BOND)
         self.what = what = VARIANTS[variant]
         self.basis = BasisSet.from_name(what.basis, [atomic_numbers[e] for e in ELEMENTS]) if what.basis else None
         first, count, second, exponents = torch.zeros(10).long(), torch.zeros(10).long(), list[bool](), list[float]()
@@ -110,21 +107,10 @@ class OrbitalNetwork(Model):
         self.register_buffer("count", count)
         self.register_buffer("second", torch.tensor(second))
         self.register_buffer("offsets", sphere(0.75, 0.3) if what.points == "field" else torch.zeros(1, 3))
-        self.register_buffer("reference", torch.zeros(10, dtype=torch.float64))
-        self.register_buffer("scale", torch.ones((), dtype=torch.float64))
         self.coefficient = nn.Parameter(torch.randn(len(second), width))
         self.log_zeta = nn.Parameter(torch.tensor(exponents).log()) if exponents else None
         self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(layers))
         self.energy = nn.Linear(width, 1)
-
-    def prepare(self, batch: Batch) -> None:
-        """Energies of the elements by least squares, and the spread of what they leave."""
-        super().prepare(batch)
-        self.reference = composition(batch)
-        self.scale = (batch.labels["energy"] - self._constant(batch)).std()
-
-    def _constant(self, batch: Batch) -> Tensor:
-        return scatter_sum(self.reference[batch.numbers], batch.index, batch.n_structures)
 
     def _sum(self, batch: Batch) -> Tensor:
         layers = cast(list[nn.Linear], self.layers)
@@ -161,21 +147,5 @@ class OrbitalNetwork(Model):
             psi = phi.T @ c
             yield psi * ((numbers.sum() * len(self.offsets)).sqrt() / psi.norm(dim=0).clamp(min=1e-12))
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Energy (B,), eV."""
-        return {"energy": self._sum(batch) * self.scale + self._constant(batch)}
-
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Mean squared error, in units of the spread that composition leaves."""
-        predicted = self._sum(batch)
-        wanted = ((batch.labels["energy"] - self._constant(batch)) / self.scale).to(predicted)
-        return {"loss": mse_loss(predicted, wanted)}
-
-
-def composition(batch: Batch) -> Tensor:
-    """(10,) energy of each element by least squares, eV: the floor that every network stands on."""
-    counts = torch.zeros(batch.n_structures, 10, dtype=torch.float64)
-    counts.index_put_(
-        (batch.index, batch.numbers), torch.ones(len(batch.numbers), dtype=torch.float64), accumulate=True
-    )
-    return torch.linalg.lstsq(counts, batch.labels["energy"][:, None], driver="gelsd").solution[:, 0]
+    def _distance(self, predicted: Tensor, wanted: Tensor) -> Tensor:
+        return mse_loss(predicted, wanted)

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vibronic.core.errors import VibronicError
 from vibronic.report import plots
 from vibronic.report.html import Report
+from vibronic.studies.folder import finished
 from vibronic.studies.lcao_gcn import COMPOSITION, PARTS, STUDY, summary
 
 NAMES = {
@@ -22,14 +22,6 @@ NAMES = {
 }
 
 
-def wrote(folder: Path) -> bool:
-    """Whether a folder belongs to this study."""
-    try:
-        return json.loads((Path(folder) / "plan.json").read_text())["study"] == STUDY
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
-        return False
-
-
 def write(folder: Path) -> Path:
     """``report.html`` in the folder of a study.
 
@@ -37,19 +29,12 @@ def write(folder: Path) -> Path:
         VibronicError: the folder holds no finished study.
     """
     folder = Path(folder)
-    try:
-        results = json.loads((folder / "results.json").read_text())
+    with finished(folder, STUDY) as results:
         plan, rows, same = results["plan"], results["rows"], results["equality"]
         means = summary(rows)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise VibronicError(
-            f"{folder} holds no finished study; run 'vibronic study {STUDY} --out {folder}' first"
-        ) from error
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise VibronicError(f"{folder}/results.json is damaged; run the study again with another --out") from error
     page = Report(
         "Is a graph convolution an LCAO with a poor basis?",
-        f"QM9, {plan['size']} molecules with up to 14 atoms to learn from; {len(plan['seeds'])} seeds",
+        f"QM9, {plan['size']} molecules with up to 14 atoms to learn from; {len(plan['seeds'])} seed{'s' if len(plan['seeds']) > 1 else ''}",
     )
     page.section("The answer")
     page.text(

@@ -30,6 +30,7 @@ from vibronic.labelling.engines import engine
 from vibronic.labelling.executors import processes
 from vibronic.sampling.harmonic import ForceConstants
 from vibronic.sampling.sampler import CLOSEST, displacements_of, shortest_pair
+from vibronic.studies.folder import bind
 from vibronic.studies.thermal_models import SETS, bar, explain_gap, gap_jobs, learn, potential_jobs
 from vibronic.studies.thermal_plan import Plan
 
@@ -48,7 +49,7 @@ def run(plan: Plan, out: Path, workers: int = 2, say: Callable[[str], None] = pr
     # Mistakes come to light before the folder is bound to this plan.
     engine(plan.engine)
     sizes = {crystal: len(read_crystal(crystal)) for crystal in plan.crystals}
-    _same_plan(plan, out)
+    bind(out, asdict(plan))
     names = [Path(c).stem for c in plan.crystals]
     folders = [out / name for name in names]
     with processes(workers) as pool, bar() as progress:
@@ -74,22 +75,6 @@ def run(plan: Plan, out: Path, workers: int = 2, say: Callable[[str], None] = pr
         results["attribution"] = explain_gap(plan, out / "gap", jobs)
     write_json(out / "results.json", results)
     return results
-
-
-def _same_plan(plan: Plan, out: Path) -> None:
-    path = out / "plan.json"
-    wanted = json.loads(json.dumps(asdict(plan)))
-    if path.exists() and _read(path) != wanted:
-        raise VibronicError(f"{out} holds a study with another plan; choose another --out or delete it")
-    write_json(path, wanted)
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    """The content of a JSON file, None for a damaged one."""
-    try:
-        return json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        return None
 
 
 def _harmonic(plan: Plan, name: str, folder: Path) -> ForceConstants:

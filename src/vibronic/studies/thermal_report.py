@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from vibronic.core.errors import VibronicError
 from vibronic.data.dataset import read_labelled
 from vibronic.report import plots
 from vibronic.report.html import Report
+from vibronic.studies.folder import finished, half_width
 from vibronic.studies.thermal_models import GAP, SETS
 
 Rows = list[dict[str, Any]]
@@ -34,18 +34,9 @@ def write(folder: Path) -> Path:
         VibronicError: the folder holds no finished study.
     """
     folder = Path(folder)
-    try:
-        results = json.loads((folder / "results.json").read_text())
+    with finished(folder, "thermal") as results:
         plan, rows = results["plan"], results["rows"]
         rms = {c: _sampling(folder / c)["rms"] for c in results["crystals"]}
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise VibronicError(
-            f"{folder} holds no finished study; run 'vibronic study thermal --out {folder}' first"
-        ) from error
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise VibronicError(
-            f"{folder}/results.json is damaged or of another version; run the study again with another --out"
-        ) from error
     page = Report(
         "Do lattice vibrations teach more than random displacements?",
         f"{', '.join(results['crystals'])} at {plan['temperature']:g} K; labels from {plan['engine']}"
@@ -106,10 +97,8 @@ def verdicts(rows: Rows) -> Rows:
 
 def _geometric(logarithms: np.ndarray) -> tuple[float, float, float]:
     """Geometric mean and its 95 % interval, which is everything when there is one value."""
-    from scipy.stats import t
-
-    n, mean = len(logarithms), float(np.mean(logarithms))
-    half = float(t.ppf(0.975, n - 1) * np.std(logarithms, ddof=1) / np.sqrt(n)) if n > 1 else np.inf
+    mean, half = float(np.mean(logarithms)), half_width(logarithms)
+    half = np.inf if half is None else half
     return float(np.exp(mean)), float(np.exp(mean - half)), float(np.exp(min(mean + half, 700.0)))
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from vibronic.core.errors import VibronicError
 from vibronic.core.provenance import run_record, write_json
+from vibronic.core.units import conversion
 from vibronic.verbs.common import say
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
     from vibronic.fields.analysis import Analysis, Box
 
-DEBYE = 1 / 0.20819433
 """Debye in one e Angstrom."""
 
 
@@ -170,7 +170,7 @@ def _row(path: Path, atoms: Atoms, found: Analysis, values: Box) -> dict[str, An
         "electrons": found.electrons,
         "electrons_in_box": values.electrons,
         "dipole [e Angstrom]": [float(x) for x in found.dipole],
-        "dipole [Debye]": float(np.linalg.norm(found.dipole)) * DEBYE,
+        "dipole [Debye]": float(np.linalg.norm(found.dipole)) * conversion("e Angstrom", "Debye"),
         "charges": [float(q) for q in found.charges],
         "lowest": found.lowest,
         "electrons_of_negative_part": found.negative,

@@ -157,10 +157,11 @@ def report(run: Path) -> Path:
         The page.
     """
     from vibronic.studies import extrapolation_report, lcao_gcn_report, thermal_report
+    from vibronic.studies.folder import belongs
 
-    if lcao_gcn_report.wrote(run):
+    if belongs(run, "lcao-gcn"):
         page = lcao_gcn_report.write(run)
-    elif extrapolation_report.wrote(run):
+    elif belongs(run, "extrapolation"):
         page = extrapolation_report.write(run)
     else:
         page = thermal_report.write(run)

@@ -1,0 +1,69 @@
+"""The folder of a study: bound to one plan from the start, and readable for a report once the study is finished."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vibronic.core.errors import VibronicError
+from vibronic.core.provenance import write_json
+
+
+def content(path: Path) -> dict[str, Any] | None:
+    """The content of a JSON file, None for a damaged one."""
+    try:
+        return json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        return None
+
+
+def bind(out: Path, plan: Mapping[str, Any]) -> None:
+    """Write ``plan.json``, so that the same plan goes on in this folder and no other begins.
+
+    Raises:
+        VibronicError: the folder holds another one.
+    """
+    path, wanted = out / "plan.json", json.loads(json.dumps(plan))
+    if path.exists() and content(path) != wanted:
+        raise VibronicError(f"{out} holds a study with another plan; choose another --out or delete it")
+    write_json(path, wanted)
+
+
+def belongs(folder: Path, study: str) -> bool:
+    """Whether the plan in a folder is one of this study."""
+    try:
+        return json.loads((Path(folder) / "plan.json").read_text())["study"] == study
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
+        return False
+
+
+@contextmanager
+def finished(folder: Path, study: str) -> Iterator[dict[str, Any]]:
+    """The ``results.json`` of a study; what its report needs is taken within, where a missing piece is told in a sentence.
+
+    Raises:
+        VibronicError: the study is not finished, or its results are damaged.
+    """
+    try:
+        yield json.loads((Path(folder) / "results.json").read_text())
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise VibronicError(
+            f"{folder} holds no finished study; run 'vibronic study {study} --out {folder}' first"
+        ) from error
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, IndexError) as error:
+        raise VibronicError(
+            f"{folder}/results.json is damaged or of another version; run the study again with another --out"
+        ) from error
+
+
+def half_width(values: Sequence[float] | np.ndarray) -> float | None:
+    """Half width of Student's 95 % interval of the mean; None for a single value."""
+    from scipy.stats import t
+
+    n = len(values)
+    return float(t.ppf(0.975, n - 1) * np.std(values, ddof=1) / np.sqrt(n)) if n > 1 else None
