@@ -14,6 +14,7 @@ from scipy.spatial.transform import Rotation
 from vibronic.core.batch import Batch
 from vibronic.core.errors import VibronicError
 from vibronic.data.dataset import GraphData
+from vibronic.fields import expansion
 from vibronic.fields.atoms import derive, free_atom, free_density, free_derivative, promolecule
 from vibronic.fields.density import FieldDensity
 from vibronic.fields.expansion import LMAX, GaussianDensity, moments
@@ -121,6 +122,20 @@ def test_the_gradient_is_that_of_the_density(model) -> None:
     for axis, step in enumerate(np.eye(3) * 1e-4):
         change = (density.at(points(20) + step) - density.at(points(20) - step)) / 2e-4
         assert slope[:, axis] == pytest.approx(change, rel=2e-3, abs=2e-3)
+
+
+def test_the_gradient_asks_the_atoms_near_a_point_only(monkeypatch) -> None:
+    chain = Atoms("He300", [[3.0 * k, 0, 0] for k in range(300)])
+    asked = []
+
+    def counting(number: int, distance: np.ndarray) -> np.ndarray:
+        asked.append(number)
+        return free_density(number, distance)
+
+    monkeypatch.setattr(expansion, "free_density", counting)
+    value, _ = GaussianDensity(chain, torch.zeros(300, 10, 25).double()).with_gradient(points())
+    assert value == pytest.approx(promolecule(chain, points()), abs=1e-12)
+    assert len(asked) < 10
 
 
 def test_the_dipole_is_that_of_the_density(model) -> None:

@@ -8,7 +8,9 @@ from ase.units import Bohr
 from scipy.spatial.transform import Rotation
 
 from vibronic.core.errors import VibronicError
-from vibronic.fields.quadrature import LEVELS, becke, molecular_grid, nmae
+from vibronic.fields import quadrature
+from vibronic.fields.atoms import promolecule
+from vibronic.fields.quadrature import LEVELS, grids, molecular_grid, nmae, shares
 
 
 def gaussians(atoms: Atoms, points: np.ndarray, exponent: float = 3.0) -> np.ndarray:
@@ -62,17 +64,50 @@ def test_a_turned_molecule_has_the_same_integrals() -> None:
 
 def test_the_shares_of_all_atoms_are_one_anywhere() -> None:
     atoms = molecule("C6H6")
-    points = np.random.default_rng(0).uniform(-5, 5, (200, 3))
-    shares = np.stack([becke(atoms, points, a) for a in range(len(atoms))])
-    assert shares.min() >= 0
-    assert shares.sum(0) == pytest.approx(1)
+    points = np.concatenate([np.random.default_rng(0).uniform(-5, 5, (200, 3)), atoms.positions])
+    nearest = np.linalg.norm(points[:, None] - atoms.positions, axis=-1).min(1)
+    found = np.stack([shares(atoms, points, a, nearest) for a in range(len(atoms))])
+    assert found.min() >= 0
+    assert found.sum(0) == pytest.approx(1)
+    assert found[:, 200:] == pytest.approx(np.eye(len(atoms)), abs=1e-12), "a nucleus belongs to its atom"
 
 
-def test_far_atoms_do_not_matter() -> None:
-    """A chain longer than the neighbours that are asked is integrated as well as a short one."""
-    chain = Atoms("C40", [[1.4 * k, 0, 0] for k in range(40)])
-    grid = molecular_grid(chain, 1)
-    assert grid.weights @ gaussians(chain, grid.points) == pytest.approx(40, rel=1e-3)
+def cluster(edge: int) -> Atoms:
+    """Molecules of water on a cubic lattice, about as dense as ice."""
+    places = np.stack(np.meshgrid(*[np.arange(edge) * 3.1] * 3, indexing="ij"), -1).reshape(-1, 3)
+    water = molecule("H2O")
+    return Atoms(water.numbers.tolist() * len(places), np.concatenate([water.positions + x for x in places]))
+
+
+def test_far_atoms_do_not_matter(monkeypatch) -> None:
+    atoms = cluster(3)
+
+    def electrons() -> float:
+        return sum(float(grid.weights @ promolecule(atoms, grid.points)) for grid in grids(atoms, 0))
+
+    local = electrons()
+    assert local == pytest.approx(atoms.numbers.sum(), rel=5e-4)
+    monkeypatch.setattr(quadrature, "REACH", 1e3)
+    assert local == pytest.approx(electrons(), rel=1e-9)
+
+
+def test_the_cost_of_a_grid_grows_with_the_molecule_and_no_faster(monkeypatch) -> None:
+    """Distances that are computed, per atom."""
+    counted = []
+
+    def counting(points, positions, reach):
+        for part, near in neighbourhoods(points, positions, reach):
+            counted.append(len(points[part]) * len(near))
+            yield part, near
+
+    neighbourhoods = quadrature.neighbourhoods
+    monkeypatch.setattr(quadrature, "neighbourhoods", counting)
+    per_atom = []
+    for n in (60, 240):
+        counted.clear()
+        list(grids(Atoms(f"C{n}", [[1.4 * k, 0, 0] for k in range(n)]), 0))
+        per_atom.append(sum(counted) / n)
+    assert per_atom[1] < 1.2 * per_atom[0]
 
 
 def test_the_distance_of_a_density_from_itself_and_from_nothing() -> None:

@@ -7,8 +7,10 @@ from ase import Atoms
 from ase.build import molecule
 
 from vibronic.core.errors import VibronicError
+from vibronic.fields.atoms import promolecule
 from vibronic.fields.expansion import LMAX, RANGES, SHELLS, SIZE, GaussianDensity
-from vibronic.fields.samples import with_samples
+from vibronic.fields.quadrature import molecular_grid
+from vibronic.fields.samples import density_of_matrix
 from vibronic.fields.scales import best_fit, orthonormal
 from vibronic.fields.scf import coulomb, initial_density_matrix, structure
 
@@ -26,11 +28,12 @@ def water() -> tuple:
     solved = dft.RKS(mol, xc="PBE").run(chkfile=None)
     matrix = solved.make_rdm1()
     atoms.info["density_matrix"] = matrix[np.tril_indices(len(matrix))]
-    samples = torch.as_tensor(with_samples(atoms).arrays["density_samples"])
-    positions = torch.as_tensor(atoms.positions)
-    points = (samples[:, :, :3] + positions[:, None]).reshape(-1, 3)
+    grid = molecular_grid(atoms, 1)
+    values = density_of_matrix(atoms, grid.points)
+    known = (atoms.positions, grid.points, grid.weights, values - promolecule(atoms, grid.points), values)
+    positions, *where = map(torch.as_tensor, known)
     numbers = atoms.numbers.tolist()
-    fitted = best_fit(positions, numbers, points, *(samples[:, :, c].reshape(-1) for c in (3, 4, 5)))
+    fitted = best_fit(positions, numbers, *where)
     coefficients = torch.zeros(len(atoms), SHELLS, SIZE, dtype=torch.float64)
     for a, z in enumerate(numbers):
         for degree in range(LMAX + 1):

@@ -17,6 +17,7 @@ from ase import Atoms
 from ase.units import Bohr
 from torch import Tensor
 
+from vibronic.fields.atoms import REACH as FREE_REACH
 from vibronic.fields.atoms import free_density, free_derivative, neighbourhoods, promolecule
 from vibronic.fields.basis import solid_harmonics
 
@@ -98,12 +99,12 @@ class GaussianDensity:
                 found = deformation(here - positions[group, None], self.coefficients[group])
                 value[part] += found.detach().numpy()
                 slope[part] += torch.autograd.grad(found.sum(), here)[0].numpy()
-        for a, number in enumerate(self.atoms.numbers):
-            vectors = points - self.atoms.positions[a]
-            distance = np.linalg.norm(vectors, axis=1)
-            free, derivative = free_density(int(number), distance), free_derivative(int(number), distance)
-            value += free
-            slope += (derivative / np.maximum(distance, 1e-12))[:, None] * vectors
+        for part, near in neighbourhoods(points, self.atoms.positions, FREE_REACH):
+            for a in near:
+                number, vectors = int(self.atoms.numbers[a]), points[part] - self.atoms.positions[a]
+                distance = np.linalg.norm(vectors, axis=1)
+                value[part] += free_density(number, distance)
+                slope[part] += (free_derivative(number, distance) / np.maximum(distance, 1e-12))[:, None] * vectors
         return value, slope
 
     @property

@@ -1,8 +1,9 @@
-"""Integrals over all space: spheres of points round every atom, parted between the atoms by Becke's cells.
+"""Integrals over all space: spheres of points round every atom, parted between the atoms that are near a point.
 
 Radial points after Treutler and Ahlrichs (J. Chem. Phys. 102, 346, 1995; M4 with unit scale), angular ones after Lebedev,
-cells after Becke (J. Chem. Phys. 88, 2547, 1988) with his adjustment for the sizes of the atoms. The grid turns with the
-molecule up to its angular error, because the spheres do not turn with it.
+shares of the atoms after Franchini, Philipsen and Visscher (J. Comput. Chem. 34, 1819, 2013): smooth, and local, so that time
+grows with the molecule and no faster. The grid turns with the molecule up to its angular error, because the spheres do not
+turn with it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from ase.data import covalent_radii
 from ase.units import Bohr
 
 from vibronic.core.errors import VibronicError
+from vibronic.fields.atoms import neighbourhoods
 
 LEVELS = {0: (30, 11), 1: (40, 17), 2: (50, 23), 3: (65, 29), 4: (80, 35), 5: (100, 47)}
 """Radial points and the degree to which the outer spheres are exact; elements below Li have 10 radial points less."""
@@ -25,10 +27,10 @@ LEVELS = {0: (30, 11), 1: (40, 17), 2: (50, 23), 3: (65, 29), 4: (80, 35), 5: (1
 Field = Callable[[np.ndarray], np.ndarray]
 """From points (P, 3), Angstrom, to values (P,)."""
 
-NEAR = 24
-"""Cells are parted between so many atoms nearest to a point; the others have nothing there."""
+REACH = 6.0
+"""Angstrom by which an atom may be farther from a point than the nearest one and still share it: 1e-10 of the point is left."""
 
-_CHUNK = 1_000  # arrays of points x near x near atoms that stay in the cache
+_CHUNK = 500  # points of neighbouring spheres, so that few atoms are near
 _FARTHEST = 12.0  # Angstrom from a nucleus; a density of atoms has fallen to 1e-12 there
 
 
@@ -72,10 +74,14 @@ def grids(atoms: Atoms, level: int = 2, prune: bool = True) -> Iterator[Grid]:
         raise VibronicError(f"there is no grid of level {level}; choose {min(LEVELS)} to {max(LEVELS)}")
     if atoms.pbc.any():
         raise VibronicError("integrals over all space are of molecules; the structure is periodic")
+    from scipy.spatial import cKDTree
+
+    tree = cKDTree(atoms.positions)
     for a, number in enumerate(atoms.numbers):
         offsets, weights = sphere(int(number), level, prune)
         points = atoms.positions[a] + offsets
-        share = np.concatenate([becke(atoms, points[k : k + _CHUNK], a) for k in range(0, len(points), _CHUNK)])
+        parts = [points[k : k + _CHUNK] for k in range(0, len(points), _CHUNK)]
+        share = np.concatenate([shares(atoms, part, a, tree.query(part)[0]) for part in parts])
         kept = share > 1e-12
         yield Grid(points[kept], (weights * share)[kept], np.full(int(kept.sum()), a))
 
@@ -133,29 +139,27 @@ def _treutler(n: int) -> tuple[np.ndarray, np.ndarray]:
     return -scale * power * logarithm, derivative * step * np.sin(angle)
 
 
-def becke(atoms: Atoms, points: np.ndarray, owner: int) -> np.ndarray:
+def shares(atoms: Atoms, points: np.ndarray, owner: int, nearest: np.ndarray) -> np.ndarray:
     """(P,) share of the atom ``owner`` in each of the ``points`` (P, 3); the shares of all atoms sum to one.
 
-    Only the ``NEAR`` atoms nearest to a point share it, so that memory does not grow with the molecule.
-    """
-    if len(atoms) == 1:
-        return np.ones(len(points))
-    from scipy.spatial import cKDTree
+    They are in proportion to ``eta exp(-2 d / a_0) / d^3``, eta = 0.3 for hydrogen and 1 for all others.
 
-    near = min(NEAR, len(atoms))
-    distance, index = cKDTree(atoms.positions).query(points, k=near)
-    size = covalent_radii[atoms.numbers]
-    # Becke's appendix: the boundary of two cells moves towards the smaller atom, at most to where it stays monotonic.
-    ratio = size[:, None] / size[None, :]
-    asymmetry = (ratio - 1) / (ratio + 1)
-    asymmetry = np.clip(asymmetry / (asymmetry**2 - 1), -0.5, 0.5)
-    apart = np.linalg.norm(atoms.positions[:, None] - atoms.positions[None], axis=-1) + np.eye(len(atoms))
-    pair = index[:, :, None] * len(atoms) + index[:, None, :]
-    mu = (distance[:, :, None] - distance[:, None, :]) * np.take(1 / apart, pair)
-    mu += np.take(asymmetry, pair) * (1 - mu * mu)
-    for _ in range(3):
-        mu *= 1.5 - 0.5 * mu * mu
-    cells = 0.5 - 0.5 * mu
-    cells[:, np.arange(near), np.arange(near)] = 1.0
-    cells = cells.prod(axis=2)
-    return (cells * (index == owner)).sum(1) / cells.sum(1)
+    Args:
+        atoms: a molecule.
+        points: (P, 3) Angstrom, near one another.
+        owner: index of the atom.
+        nearest: (P,) Angstrom from each point to the atom nearest to it.
+    """
+    from scipy.spatial.distance import cdist
+
+    share = np.zeros(len(points))
+    own = np.flatnonzero(np.linalg.norm(points - atoms.positions[owner], axis=1) < nearest + REACH)
+    if not len(own):
+        return share
+    points, nearest = points[own], np.maximum(nearest[own], 1e-9)
+    for part, near in neighbourhoods(points, atoms.positions, nearest.max() + REACH):
+        distance = np.maximum(cdist(atoms.positions[near], points[part]), 1e-9)
+        parts = np.exp(-2 / Bohr * (distance - nearest[part])) * (nearest[part] / distance) ** 3
+        parts[atoms.numbers[near] == 1] *= 0.3
+        share[own[part]] = parts[near == owner][0] / parts.sum(0)
+    return share
