@@ -1,15 +1,19 @@
 """Free atoms: spherical densities to start a molecule's from, and to part it between its atoms.
 
 The densities are those of spherically averaged PBE/6-31G* atoms, each a sum of s Gaussians whose coefficients are kept in
-``free_atoms.json``. ``python -m vibronic.fields.atoms`` derives that file again with PySCF.
+``free_atoms.json``. They are off by less than 1e-4 of the electrons of every element there is.
+``python -m vibronic.fields.atoms Li Na`` derives those of the elements that are named again with PySCF; models are trained
+on top of them, and change with them.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from functools import lru_cache
 from importlib import resources
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -19,21 +23,20 @@ from ase.units import Bohr
 from vibronic.core.errors import VibronicError
 
 START, RATIO = 0.15, 1.35
-"""Exponents are START * RATIO^k Bohr^-2: fine enough for H, C, N, O and F. The tails of electropositive elements
-(Li, Na, K, Mg, Ca, Al) reach further than the widest of these Gaussians, and their atoms are less exact."""
+"""Exponents are START * RATIO^k Bohr^-2, k from a first one (negative where a tail reaches far, as that of Li) upwards."""
 
 XC, BASIS = "PBE", "6-31G*"
 
 REACH = 9.0
-"""Angstrom from a nucleus beyond which a free atom is taken as zero: nothing of H, C, N, O and F is left there."""
+"""Angstrom from a nucleus beyond which a free atom is taken as zero: less than 1e-5 of the electrons of any is there."""
 
 _CHUNK = 4_096
 
 
 @lru_cache(maxsize=1)
-def _table() -> dict[int, np.ndarray]:
-    stored = json.loads(resources.files("vibronic.fields").joinpath("free_atoms.json").read_text())
-    return {atomic_numbers[symbol]: np.array(values) for symbol, values in stored["coefficients"].items()}
+def _stored() -> dict[str, dict[str, Any]]:
+    """By symbol ``first``, the smallest k, and ``coefficients`` from there on, e/Bohr^3."""
+    return json.loads(resources.files("vibronic.fields").joinpath("free_atoms.json").read_text())["atoms"]
 
 
 def free_atom(number: int) -> tuple[np.ndarray, np.ndarray]:
@@ -42,11 +45,11 @@ def free_atom(number: int) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         VibronicError: there is no free atom of this element.
     """
-    if number not in _table():
-        known = ", ".join(chemical_symbols[z] for z in _table())
-        raise VibronicError(f"there is no free-atom density of {chemical_symbols[number]}; there are {known}")
-    coefficients = _table()[number]
-    return START * RATIO ** np.arange(len(coefficients)) / Bohr**2, coefficients / Bohr**3
+    symbol = chemical_symbols[number]
+    if symbol not in _stored():
+        raise VibronicError(f"there is no free-atom density of {symbol}; there are {', '.join(_stored())}")
+    first, coefficients = _stored()[symbol]["first"], np.array(_stored()[symbol]["coefficients"])
+    return START * RATIO ** np.arange(first, first + len(coefficients)) / Bohr**2, coefficients / Bohr**3
 
 
 def free_density(number: int, distance: np.ndarray) -> np.ndarray:
@@ -104,40 +107,51 @@ def free_densities(atoms: Atoms, near: np.ndarray, points: np.ndarray) -> np.nda
     return out
 
 
-def derive(number: int) -> np.ndarray:
-    """Coefficients, e/Bohr^3, of the sum of Gaussians closest to a spherically averaged Kohn-Sham atom (PySCF)."""
+def kohn_sham_atom(symbol: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A spherically averaged Kohn-Sham atom by PySCF.
+
+    Returns:
+        Radii (R,), Bohr, evenly on a logarithmic scale, the density there (R,), e/Bohr^3, and all exponents of the basis.
+    """
     from pyscf import gto
     from pyscf.scf import atom_ks
     from scipy.integrate import lebedev_rule
 
-    symbol = chemical_symbols[number]
     mol = gto.M(atom=[[symbol, (0, 0, 0)]], basis=BASIS, spin=None, verbose=0)
     _, _, orbitals, occupations = atom_ks.get_atm_nrks(mol, xc=XC, grid=(100, 434))[symbol]
     matrix = (orbitals * occupations) @ orbitals.T
-    logarithm = np.linspace(-13, 3.2, 1200)
-    radius = np.exp(logarithm)
+    radius = np.exp(np.linspace(-13, 3.2, 1200))
     directions, weights = lebedev_rule(17)
     values = mol.eval_gto("GTOval_sph", (radius[:, None, None] * directions.T).reshape(-1, 3))
     density = np.einsum("pi,ij,pj->p", values, matrix, values, optimize=True).reshape(len(radius), -1) @ weights
-    density /= 4 * np.pi
-    largest = 2.6 * max(mol.bas_exp(shell).max() for shell in range(mol.nbas))
-    exponents = START * RATIO ** np.arange(100)
-    gaussians = np.exp(-np.outer(radius**2, exponents[exponents < largest]))
+    return radius, density / (4 * np.pi), np.concatenate([mol.bas_exp(shell) for shell in range(mol.nbas)])
+
+
+def derive(number: int) -> tuple[int, np.ndarray]:
+    """The first k, and the coefficients, e/Bohr^3, of the sum of Gaussians closest to the Kohn-Sham atom."""
+    radius, density, of_basis = kohn_sham_atom(chemical_symbols[number])
+    # The slowest product of two basis functions has twice the smallest exponent; half of that bends with its r^2, too.
+    first = min(0, math.floor(math.log(of_basis.min() / START) / math.log(RATIO)))
+    exponents = START * RATIO ** np.arange(first, 100)
+    exponents = exponents[exponents < 2.6 * of_basis.max()]
+    gaussians = np.exp(-np.outer(radius**2, exponents))
     # Weights so that the absolute error counts, in valence and core alike; then the count of electrons is made exact.
     scale = np.sqrt(4 * np.pi * radius**3 / (density + 1e-6))
     found = np.linalg.lstsq(gaussians * scale[:, None], density * scale, rcond=1e-12)[0]
-    integrals = (np.pi / exponents[: len(found)]) ** 1.5
-    return found * number / (integrals @ found)
+    integrals = (np.pi / exponents) ** 1.5
+    return first, found * number / (integrals @ found)
 
 
 def main() -> None:
-    """Write ``free_atoms.json`` beside this file."""
+    """Derive the elements on the command line and write ``free_atoms.json`` beside this file; all others are kept."""
+    import sys
     from pathlib import Path
 
-    rows = {}
-    for number in range(1, 37):
-        rows[chemical_symbols[number]] = [float(f"{c:.12g}") for c in derive(number)]
-    text = {"method": f"{XC}/{BASIS}, spherically averaged", "start": START, "ratio": RATIO, "coefficients": rows}
+    atoms = dict(_stored())
+    for symbol in sys.argv[1:]:
+        first, coefficients = derive(atomic_numbers[symbol])
+        atoms[symbol] = {"first": first, "coefficients": [float(f"{c:.12g}") for c in coefficients]}
+    text = {"method": f"{XC}/{BASIS}, spherically averaged", "start": START, "ratio": RATIO, "atoms": atoms}
     Path(__file__).with_name("free_atoms.json").write_text(json.dumps(text) + "\n")
 
 
