@@ -4,6 +4,7 @@ import gc
 import json
 import re
 import resource
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from ase.units import Bohr
 from vibronic.cli import main
 from vibronic.core.errors import VibronicError
 from vibronic.fields.analysis import analyse, box, read_cube
+from vibronic.fields.atoms import promolecule
 from vibronic.fields.density import FieldDensity
 from vibronic.fields.expansion import LMAX, SHELLS, SIZE, moments
 from vibronic.fields.scales import orthonormal
@@ -65,7 +67,20 @@ def test_other_programs_read_the_cube(folder, water, tmp_path) -> None:
     cube = cubegen.Cube(mol, nx=2, ny=2, nz=2)
     assert cube.read(str(out)) == pytest.approx(values.values * Bohr**3, rel=1e-4, abs=1e-6)
     # In Bohr and e/Bohr^3, so that a sum over the points counts the electrons.
-    assert (values.values * Bohr**3).sum() * (0.4 / Bohr) ** 3 == pytest.approx(found.electrons, rel=1e-4)
+    assert (values.values * Bohr**3).sum() * (0.4 / Bohr) ** 3 == pytest.approx(found.point_sum, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["H2O", "CH4", "C6H6"])
+@pytest.mark.parametrize("spacing", [0.2, 0.37])
+def test_points_of_a_box_keep_away_from_nuclei_and_its_faces_from_atoms(name, spacing) -> None:
+    """A nucleus on a point would count its core for a whole step: 24 electrons for water."""
+    atoms = molecule(name)
+    found = box(atoms, partial(promolecule, atoms), spacing, margin=3.0)
+    places = (atoms.positions - found.origin) / spacing
+    assert np.linalg.norm((places - places.round()) * spacing, axis=1).min() > 0.45 * spacing
+    assert (places * spacing).min() >= 3.0 - 1e-9
+    assert ((np.array(found.values.shape) - 1 - places) * spacing).min() >= 3.0 - 1e-9
+    assert found.point_sum < atoms.numbers.sum()
 
 
 def test_the_numbers_have_units_and_sum(folder, water, tmp_path, capsys) -> None:
@@ -77,12 +92,16 @@ def test_the_numbers_have_units_and_sum(folder, water, tmp_path, capsys) -> None
     assert "Debye" in told
     (row,) = json.loads((tmp_path / "rho.json").read_text())["molecules"]
     assert row["electrons"] == pytest.approx(10, abs=1e-3)
+    assert "electrons_in_box" not in row
+    assert row["cube_sum_not_electrons"] == pytest.approx(read_cube(out)[1].point_sum, abs=1e-3)
+    assert f"its points sum to {row['cube_sum_not_electrons']:.2f}; cores are narrower" in told
     assert sum(row["charges"]) == pytest.approx(0, abs=1e-3)
     assert row["dipole [Debye]"] == pytest.approx(np.linalg.norm(row["dipole [e Angstrom]"]) * 4.8032, rel=1e-4)
     assert json.loads((tmp_path / "rho.run.json").read_text())["verb"] == "density"
     page = (tmp_path / "rho.html").read_text()
     assert "isoval" in page
     assert "Hirshfeld" in page
+    assert "not the electrons" in page
 
 
 def test_several_molecules_are_several_cubes(folder, tmp_path) -> None:

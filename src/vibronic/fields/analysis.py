@@ -112,13 +112,13 @@ class Box:
     values: np.ndarray
 
     @property
-    def electrons(self) -> float:
-        """Sum of the values times the volume of a step: what a program makes of the file."""
+    def point_sum(self) -> float:
+        """Sum of the values times the volume of a step: no integral, since a core is narrower than a step."""
         return float(self.values.sum() * abs(np.linalg.det(self.steps)))
 
 
 def box(atoms: Atoms, density: Field, spacing: float = 0.2, margin: float = 3.0) -> Box:
-    """A density on a box round a molecule.
+    """A density on a box round a molecule, whose points keep away from nuclei: a value there would stand for a whole step.
 
     Args:
         atoms: the molecule.
@@ -127,21 +127,49 @@ def box(atoms: Atoms, density: Field, spacing: float = 0.2, margin: float = 3.0)
         margin: Angstrom between the outermost nuclei and the faces, at least.
 
     Raises:
-        VibronicError: spacing or margin are not usable, or the box would have more than ``MOST_POINTS`` points.
+        VibronicError: as :func:`box_shape`.
+    """
+    shape = box_shape(atoms, spacing, margin)
+    middle = (atoms.positions.min(0) + atoms.positions.max(0)) / 2
+    origin = middle - (shape - 2) * spacing / 2
+    origin -= _farthest_from_nuclei((atoms.positions - origin) / spacing) * spacing
+    return Box(origin, np.eye(3) * spacing, _on(origin, np.eye(3) * spacing, shape, density))
+
+
+def check_box(spacing: float, margin: float) -> None:
+    """Refuse a spacing or a margin that no box can have.
+
+    Raises:
+        VibronicError: says so.
     """
     if not 0 < spacing < np.inf or not 0 <= margin < np.inf:
         raise VibronicError(
             f"the spacing must be positive and the margin not negative, not {spacing} and {margin} Angstrom"
         )
-    low = atoms.positions.min(0) - margin
-    extent = np.ptp(atoms.positions, axis=0) + 2 * margin
-    if np.prod(extent / spacing + 1) > MOST_POINTS:
+
+
+def box_shape(atoms: Atoms, spacing: float, margin: float) -> np.ndarray:
+    """(3,) points of a box; one step more than the margins need, to move the points away from the nuclei.
+
+    Raises:
+        VibronicError: spacing or margin are not usable, or the box would have more than ``MOST_POINTS`` points.
+    """
+    check_box(spacing, margin)
+    shape = np.ceil((np.ptp(atoms.positions, axis=0) + 2 * margin) / spacing) + 2
+    if shape.prod() > MOST_POINTS:
         raise VibronicError(
-            f"the box would have {np.prod(extent / spacing + 1):.1e} points; choose a larger --spacing or a smaller --margin"
+            f"the box would have {shape.prod():.1e} points; choose a larger --spacing or a smaller --margin"
         )
-    shape = np.maximum(np.ceil(extent / spacing).astype(int) + 1, 2)
-    origin = low - ((shape - 1) * spacing - extent) / 2
-    return Box(origin, np.eye(3) * spacing, _on(origin, np.eye(3) * spacing, shape, density))
+    return shape.astype(int)
+
+
+def _farthest_from_nuclei(places: np.ndarray, tried: int = 16) -> np.ndarray:
+    """(3,) parts of a step by which to move a lattice back, so that its points are as far from ``places`` as can be."""
+    from scipy.spatial import cKDTree
+
+    moves = np.indices((tried,) * 3).reshape(3, -1).T / tried
+    distance, _ = cKDTree(-places % 1.0 % 1.0, boxsize=1.0).query(moves)
+    return moves[distance.argmax()]
 
 
 def _on(origin: np.ndarray, steps: np.ndarray, shape: np.ndarray, density: Field, edge: int = 16) -> np.ndarray:

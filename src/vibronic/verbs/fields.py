@@ -18,7 +18,14 @@ if TYPE_CHECKING:
 
     from vibronic.fields.analysis import Analysis, Box
 
-"""Debye in one e Angstrom."""
+
+UNITS = {
+    "electrons": "e, integral over all space on atom-centred grids",
+    "cube_sum_not_electrons": "e, sum over the points of the cube file: no integral, because cores are narrower than a step",
+    "charges": "e (Hirshfeld)",
+    "lowest": "e/Angstrom^3",
+}
+"""Units and meanings, as rho.json gives them."""
 
 
 def density(
@@ -37,7 +44,8 @@ def density(
       vibronic density qdf-density molecule.xyz --reference dft --report rho.html
 
     The cube file is in Bohr and e/Bohr^3, as programs expect; a file of several molecules gives rho-000.cube, rho-001.cube,
-    ... The numbers go to rho.json: integrals over all space on atom-centred grids, and the electrons that the box holds.
+    ... It holds point values, whose sum is not the count of electrons: cores are narrower than a step. The numbers go to
+    rho.json: electrons, dipole and charges, integrated over all space on atom-centred grids.
 
     Args:
         model: model folder, or the name of a shipped model (see 'vibronic models').
@@ -87,13 +95,13 @@ def density(
                 values = box(atoms, field.at, spacing, margin)
             except VibronicError as error:
                 raise VibronicError(f"{_where(structures, k, frames)}: {error}") from error
-            write_cube(cubes[k], atoms, values, f"electron density, e/Bohr^3, {model}")
+            write_cube(cubes[k], atoms, values, f"electron density, e/Bohr^3, at points (no averages), {model}")
             rows.append(_row(cubes[k], atoms, found, values))
             if known is not None and known.endswith(".cube"):
                 rows[-1]["nmae [%]"] = _nmae_on_cube(Path(known), atoms, field.at)
             if report is not None:
                 drawn.append((atoms, rows[-1], field.at))
-        write_json(numbers, {"units": {"charges": "e (Hirshfeld)", "lowest": "e/Angstrom^3"}, "molecules": rows})
+        write_json(numbers, {"units": UNITS, "molecules": rows})
         record["molecules"] = len(frames)
         if report is not None:
             _page(Path(report), model, drawn)
@@ -168,7 +176,7 @@ def _row(path: Path, atoms: Atoms, found: Analysis, values: Box) -> dict[str, An
         "file": path.name,
         "formula": atoms.get_chemical_formula(),
         "electrons": found.electrons,
-        "electrons_in_box": values.electrons,
+        "cube_sum_not_electrons": values.point_sum,
         "dipole [e Angstrom]": [float(x) for x in found.dipole],
         "dipole [Debye]": float(np.linalg.norm(found.dipole)) * conversion("e Angstrom", "Debye"),
         "charges": [float(q) for q in found.charges],
@@ -182,24 +190,23 @@ def _tell(row: dict[str, Any]) -> None:
     dipole = ", ".join(f"{x:.4f}" for x in row["dipole [e Angstrom]"])
     error = f", NMAE {row['nmae [%]']:.2f} %" if "nmae [%]" in row else ""
     say(
-        f"{row['formula']}: {row['electrons']:.4f} electrons ({row['electrons_in_box']:.2f} on the box), dipole ({dipole}) e "
-        f"Angstrom = {row['dipole [Debye]']:.3f} Debye{error}: {row['file']}"
+        f"{row['formula']}: {row['electrons']:.4f} electrons, dipole ({dipole}) e Angstrom = {row['dipole [Debye]']:.3f} "
+        f"Debye{error}: {row['file']} (its points sum to {row['cube_sum_not_electrons']:.2f}; cores are narrower than a step)"
     )
 
 
 def _page(path: Path, model: str, drawn: list[tuple[Atoms, dict[str, Any], Reference]]) -> None:
     """Isosurfaces of each density and of its difference from free atoms, the numbers and the charges."""
-    import numpy as np
-
-    from vibronic.fields.analysis import box
+    from vibronic.fields.analysis import box, box_shape
     from vibronic.fields.atoms import promolecule
     from vibronic.report.html import Report
     from vibronic.report.volume import POINTS, Volume
 
     page = Report("Electron density", f"Predicted by {model}, molecule by molecule")
     for atoms, row, field in drawn:
-        extent = np.ptp(atoms.positions, axis=0) + 5.0
-        spacing = max(0.2, 1.05 * float(np.prod(extent + 0.5) / POINTS) ** (1 / 3))
+        spacing = 0.2
+        while box_shape(atoms, spacing, margin=2.5).prod() > POINTS:
+            spacing *= 1.05
         values = box(atoms, field, spacing, margin=2.5)
         free = box(atoms, partial(promolecule, atoms), spacing, margin=2.5)
         page.section(row["formula"])
@@ -216,7 +223,10 @@ def _page(path: Path, model: str, drawn: list[tuple[Atoms, dict[str, Any], Refer
         page.crystal(atoms, caption, volume=difference)
         quantities = [
             ["electrons, all space", row["electrons"]],
-            ["electrons, on the box of the cube file", row["electrons_in_box"]],
+            [
+                "sum over the points of the cube file: not the electrons, cores are narrower than a step",
+                row["cube_sum_not_electrons"],
+            ],
             ["dipole, Debye", row["dipole [Debye]"]],
             ["electrons of the negative part", row["electrons_of_negative_part"]],
         ]
