@@ -22,6 +22,7 @@ from vibronic.fields.atoms import promolecule
 from vibronic.fields.density import FieldDensity
 from vibronic.fields.expansion import LMAX, SHELLS, SIZE, moments
 from vibronic.fields.scales import orthonormal
+from vibronic.labelling.engines import engine
 from vibronic.learning import store
 from vibronic.verbs import density
 
@@ -116,7 +117,8 @@ def test_references(folder, water, tmp_path) -> None:
     density(str(folder), str(water), spacing=0.4, out=out)
     density(str(folder), str(water), spacing=1.0, reference=str(out), out=tmp_path / "again.cube")
     (row,) = json.loads((tmp_path / "again.json").read_text())["molecules"]
-    assert row["nmae [%]"] == pytest.approx(0, abs=1e-2)
+    assert row["nmae_on_cube_points [%]"] == pytest.approx(0, abs=1e-2)
+    assert "nmae_all_space [%]" not in row
     write(tmp_path / "methane.xyz", molecule("CH4"))
     with pytest.raises(VibronicError, match="another molecule or geometry"):
         density(str(folder), str(tmp_path / "methane.xyz"), reference=str(out), out=tmp_path / "x.cube")
@@ -124,11 +126,36 @@ def test_references(folder, water, tmp_path) -> None:
         density(str(folder), str(water), reference=str(water), out=tmp_path / "x.cube")
 
 
-def test_a_reference_of_dft_is_computed(folder, water, tmp_path) -> None:
+def test_a_reference_of_dft_is_computed(folder, water, tmp_path, capsys) -> None:
     pytest.importorskip("pyscf")
     density(str(folder), str(water), spacing=1.0, level=1, reference="dft", out=tmp_path / "rho.cube")
-    (row,) = json.loads((tmp_path / "rho.json").read_text())["molecules"]
-    assert 1 < row["nmae [%]"] < 100
+    told = json.loads((tmp_path / "rho.json").read_text())
+    (row,) = told["molecules"]
+    assert 1 < row["nmae_all_space [%]"] < 100
+    assert "nmae_on_cube_points [%]" not in row
+    assert told["reference"].startswith("PBE/6-31G*")
+    assert "NMAE over all space" in capsys.readouterr().out
+    options = {"spacing": 1.0, "level": 1, "reference": "dft", "settings": {"basis": "STO-3G", "xc": "LDA,VWN"}}
+    density(str(folder), str(water), **options, out=tmp_path / "rho.cube")
+    told = json.loads((tmp_path / "rho.json").read_text())
+    assert told["reference"].startswith("LDA,VWN/STO-3G")
+    assert abs(told["molecules"][0]["nmae_all_space [%]"] - row["nmae_all_space [%]"]) > 0.1
+    run = json.loads((tmp_path / "rho.run.json").read_text())
+    assert run["config"]["settings"]["basis"] == "STO-3G"
+    labelled = molecule("H2O")
+    solver = engine("pyscf", **options["settings"]).calculator()
+    labelled.info["density_matrix"] = solver.get_property("density_matrix", labelled)
+    write(tmp_path / "labelled.extxyz", labelled)
+    options |= {"reference": str(tmp_path / "labelled.extxyz"), "settings": {"basis": "STO-3G"}}
+    density(str(folder), str(water), **options, out=tmp_path / "rho.cube")
+    (again,) = json.loads((tmp_path / "rho.json").read_text())["molecules"]
+    assert again["nmae_all_space [%]"] == pytest.approx(told["molecules"][0]["nmae_all_space [%]"], abs=0.02)
+    with pytest.raises(VibronicError, match=r"28 entries, but 6-31G\* has 18 functions .* --settings.basis"):
+        density(str(folder), str(water), **options | {"settings": None}, out=tmp_path / "rho.cube")
+    with pytest.raises(VibronicError, match="they need --reference dft"):
+        density(str(folder), str(water), settings={"basis": "STO-3G"}, out=tmp_path / "rho.cube")
+    with pytest.raises(VibronicError, match="no setting 'bsis'"):
+        density(str(folder), str(water), reference="dft", settings={"bsis": "STO-3G"}, out=tmp_path / "rho.cube")
     gc.collect()  # PySCF's scratch files, where their warning is ignored
 
 

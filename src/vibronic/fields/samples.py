@@ -71,7 +71,7 @@ def unpacked(atoms: Atoms, size: int, basis: str) -> np.ndarray:
     if len(packed) != size * (size + 1) // 2:
         raise VibronicError(
             f"the density matrix of {atoms.get_chemical_formula()} has {len(packed)} entries, but {basis} has {size} "
-            "functions there; give the basis it was computed in with --model.basis"
+            "functions there; give the basis it was computed in (--model.basis to train, --settings.basis to compare)"
         )
     matrix = np.zeros((size, size))
     matrix[np.tril_indices(size)] = packed

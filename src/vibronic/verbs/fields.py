@@ -10,20 +10,27 @@ from typing import TYPE_CHECKING, Any
 from vibronic.core.errors import VibronicError
 from vibronic.core.provenance import run_record, write_json
 from vibronic.core.units import conversion
-from vibronic.verbs.common import say
+from vibronic.verbs.common import Setting, say
 
 if TYPE_CHECKING:
     import numpy as np
     from ase import Atoms
 
+    from vibronic.core.model import Model
     from vibronic.fields.analysis import Analysis, Box
 
+
+ALL_SPACE, ON_POINTS = "nmae_all_space [%]", "nmae_on_cube_points [%]"
+NMAE = {ALL_SPACE: "NMAE over all space", ON_POINTS: "NMAE on the points of the reference cube"}
+"""Sums of the absolute difference from the reference: over all space, or only where a cube file knows it."""
 
 UNITS = {
     "electrons": "e, integral over all space on atom-centred grids",
     "cube_sum_not_electrons": "e, sum over the points of the cube file: no integral, because cores are narrower than a step",
     "charges": "e (Hirshfeld)",
     "lowest": "e/Angstrom^3",
+    ALL_SPACE: "% of the electrons, integral of the absolute difference on atom-centred grids",
+    ON_POINTS: "% of the electrons, sum of the absolute difference over the points of the cube file; cores are not resolved",
 }
 """Units and meanings, as rho.json gives them."""
 
@@ -35,6 +42,7 @@ def density(
     margin: float = 3.0,
     level: int = 2,
     reference: str | None = None,
+    settings: dict[str, Setting] | None = None,
     report: Path | None = None,
     out: Path = Path("rho.cube"),
 ) -> Path:
@@ -54,7 +62,9 @@ def density(
         margin: of the box round the nuclei, Angstrom.
         level: of the grid to integrate on, 0 (coarse) to 5.
         reference: to compare with: a cube file of the molecule, a file of the same molecules labelled with
-            density_matrix, or dft (PBE/6-31G* with PySCF, here and now).
+            density_matrix, or dft (with PySCF, here and now).
+        settings: of PySCF for that reference, e.g. --settings.basis def2-SVP. Left out, it is PBE in the basis that the
+            model learned from (6-31G* where it learned from no density), with def2-universal-jfit and grid level 1.
         report: page with isosurfaces, e.g. rho.html.
         out: cube file.
 
@@ -77,7 +87,8 @@ def density(
     numbers = Path(out).with_suffix(".json")
     pages = [] if report is None else [Path(report)]
     config = {"model": model, "structures": structures, "spacing": spacing, "margin": margin, "level": level}
-    config |= {"reference": reference, "report": report}
+    method = _method(network, reference, settings)
+    config |= {"reference": reference, "settings": method, "report": report}
     known = reference if reference not in (None, "dft") else None
     reads = [structures, known, *_files(model)]
     with run_record(out, "density", config, reads=reads, writes=[*cubes[1:], numbers, *pages]) as record:
@@ -87,7 +98,7 @@ def density(
                 fields.append(density_of(atoms))
             except VibronicError as error:
                 raise VibronicError(f"{_where(structures, k, frames)}: {error}") from error
-        references = _references(reference, frames)
+        references = _references(reference, method, frames)
         rows, drawn = [], []
         for k, (atoms, field) in enumerate(track(list(zip(frames, fields, strict=True)), "Densities", transient=True)):
             try:
@@ -98,10 +109,10 @@ def density(
             write_cube(cubes[k], atoms, values, f"electron density, e/Bohr^3, at points (no averages), {model}")
             rows.append(_row(cubes[k], atoms, found, values))
             if known is not None and known.endswith(".cube"):
-                rows[-1]["nmae [%]"] = _nmae_on_cube(Path(known), atoms, field.at)
+                rows[-1][ON_POINTS] = _nmae_on_cube(Path(known), atoms, field.at)
             if report is not None:
                 drawn.append((atoms, rows[-1], field.at))
-        write_json(numbers, {"units": UNITS, "molecules": rows})
+        write_json(numbers, {"units": UNITS, "reference": _named(reference, method), "molecules": rows})
         record["molecules"] = len(frames)
         if report is not None:
             _page(Path(report), model, drawn)
@@ -120,7 +131,29 @@ def _where(structures: str, k: int, frames: list[Atoms]) -> str:
     return f"{structures}, structure {k}" if len(frames) > 1 else structures
 
 
-def _references(reference: str | None, frames: list[Atoms]) -> list[Reference | None]:
+def _method(network: Model, reference: str | None, settings: dict[str, Setting] | None) -> dict[str, Any] | None:
+    """Settings of PySCF: what is given, over those of the densities that the model learned from."""
+    from vibronic.labelling import engines
+
+    if reference is None or reference.endswith(".cube"):
+        if settings:
+            raise VibronicError("--settings are of PySCF; they need --reference dft, or a file with density matrices")
+        return None
+    basis = getattr(network, "basis", "6-31G*")
+    given = {"xc": "PBE", "basis": basis, "fitting": "def2-universal-jfit", "grid": 1, **(settings or {})}
+    return engines.engine("pyscf", **given).settings
+
+
+def _named(reference: str | None, method: dict[str, Any] | None) -> str | None:
+    """What the densities are compared with."""
+    if reference != "dft" or method is None:
+        return reference
+    return (
+        f"{method['xc']}/{method['basis']} (PySCF, fitting {method['fitting'] or 'none'}, grid level {method['grid']})"
+    )
+
+
+def _references(reference: str | None, method: dict[str, Any] | None, frames: list[Atoms]) -> list[Reference | None]:
     """A reference density for each molecule, where it can be asked anywhere."""
     import numpy as np
 
@@ -131,19 +164,20 @@ def _references(reference: str | None, frames: list[Atoms]) -> list[Reference | 
 
     if reference is None:
         return [None] * len(frames)
-    if reference == "dft":
-        from vibronic.fields.density import checked
-        from vibronic.labelling.dft import MolecularDFT
-
-        labelled = [checked(atoms).copy() for atoms in frames]
-        for atoms in labelled:
-            solver = MolecularDFT({"xc": "PBE", "basis": "6-31G*", "fitting": "def2-universal-jfit", "grid": 1})
-            atoms.info["density_matrix"] = solver.get_property("density_matrix", atoms)
-    elif reference.endswith(".cube"):
+    if reference.endswith(".cube"):
         if len(frames) > 1:
             raise VibronicError(f"{reference} is of one molecule, and there are {len(frames)}; give one of them")
         same_molecule(frames[0], read_cube(Path(reference))[0], reference)
         return [None]
+    assert method is not None
+    if reference == "dft":
+        from vibronic.fields.density import checked
+        from vibronic.labelling import engines
+
+        labelled = [checked(atoms).copy() for atoms in frames]
+        for atoms in labelled:
+            solver = engines.engine("pyscf", **method).calculator()
+            atoms.info["density_matrix"] = solver.get_property("density_matrix", atoms)
     else:
         labelled = sources.structures(reference)
         if len(labelled) != len(frames):
@@ -155,7 +189,7 @@ def _references(reference: str | None, frames: list[Atoms]) -> list[Reference | 
             raise VibronicError(
                 f"{reference}, structure {k}, has no 'density_matrix' of finite numbers to compare with"
             )
-    return [partial(density_of_matrix, other) for other in labelled]
+    return [partial(density_of_matrix, other, basis=method["basis"]) for other in labelled]
 
 
 def _nmae_on_cube(path: Path, atoms: Atoms, field: Reference) -> float:
@@ -183,12 +217,12 @@ def _row(path: Path, atoms: Atoms, found: Analysis, values: Box) -> dict[str, An
         "lowest": found.lowest,
         "electrons_of_negative_part": found.negative,
     }
-    return row if found.nmae is None else {**row, "nmae [%]": found.nmae}
+    return row if found.nmae is None else {**row, ALL_SPACE: found.nmae}
 
 
 def _tell(row: dict[str, Any]) -> None:
     dipole = ", ".join(f"{x:.4f}" for x in row["dipole [e Angstrom]"])
-    error = f", NMAE {row['nmae [%]']:.2f} %" if "nmae [%]" in row else ""
+    error = "".join(f", {words} {row[key]:.2f} %" for key, words in NMAE.items() if key in row)
     say(
         f"{row['formula']}: {row['electrons']:.4f} electrons, dipole ({dipole}) e Angstrom = {row['dipole [Debye]']:.3f} "
         f"Debye{error}: {row['file']} (its points sum to {row['cube_sum_not_electrons']:.2f}; cores are narrower than a step)"
@@ -230,8 +264,7 @@ def _page(path: Path, model: str, drawn: list[tuple[Atoms, dict[str, Any], Refer
             ["dipole, Debye", row["dipole [Debye]"]],
             ["electrons of the negative part", row["electrons_of_negative_part"]],
         ]
-        if "nmae [%]" in row:
-            quantities.append(["difference from the reference (NMAE), % of the electrons", row["nmae [%]"]])
+        quantities += [[f"{words}, % of the electrons", row[key]] for key, words in NMAE.items() if key in row]
         page.table(["quantity", "value"], quantities, "Integrals of the density.")
         rows = [[k, symbol, q] for k, (symbol, q) in enumerate(zip(atoms.symbols, row["charges"], strict=True))]
         page.table(["atom", "element", "charge, e"], rows, "Hirshfeld charges, with free PBE/6-31G* atoms.")
