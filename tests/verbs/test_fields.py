@@ -17,11 +17,13 @@ from ase.units import Bohr
 
 from vibronic.cli import main
 from vibronic.core.errors import VibronicError
+from vibronic.fields import analysis
 from vibronic.fields.analysis import analyse, box, read_cube
 from vibronic.fields.atoms import promolecule
 from vibronic.fields.density import FieldDensity
 from vibronic.fields.expansion import LMAX, SHELLS, SIZE, moments
 from vibronic.fields.scales import orthonormal
+from vibronic.labelling.dft import MolecularDFT
 from vibronic.labelling.engines import engine
 from vibronic.learning import store
 from vibronic.verbs import density
@@ -110,6 +112,69 @@ def test_several_molecules_are_several_cubes(folder, tmp_path) -> None:
     density(str(folder), str(tmp_path / "two.xyz"), spacing=0.8, out=tmp_path / "rho.cube")
     assert [len(read(tmp_path / f"rho-00{k}.cube")) for k in range(2)] == [3, 5]
     assert not (tmp_path / "rho.cube").exists()
+
+
+def test_one_failure_loses_nothing_of_the_others(folder, tmp_path, capsys, monkeypatch) -> None:
+    """Refused (a radical) or failed (DFT of methane): what else was computed is written, and the status is 2."""
+    pytest.importorskip("pyscf")
+    solve = MolecularDFT._solve
+
+    def fails_for_methane(self) -> object:
+        if len(self.atoms) == 5:
+            raise VibronicError("the self-consistent field did not converge in 50 cycles")
+        return solve(self)
+
+    monkeypatch.setattr(MolecularDFT, "_solve", fails_for_methane)
+    radical = Atoms("OH", [[0, 0, 0], [0.97, 0, 0]])
+    write(tmp_path / "four.xyz", [molecule("H2O"), radical, molecule("CH4"), molecule("NH3")])
+    command = ["density", str(folder), str(tmp_path / "four.xyz"), "--out", str(tmp_path / "rho.cube")]
+    command += ["--spacing", "0.8", "--level", "0", "--reference", "dft", "--report", str(tmp_path / "rho.html")]
+    assert main(command) == 2
+    told = capsys.readouterr()
+    assert told.err.count("\n") == 1
+    assert "four.xyz, structure 1: HO has unpaired electrons" in told.err
+    assert "1 more of 4 failed" in told.err
+    assert "rho.json" in told.err
+    rows = json.loads((tmp_path / "rho.json").read_text())["molecules"]
+    assert ["error" in row for row in rows] == [False, True, True, False]
+    assert [(tmp_path / f"rho-00{k}.cube").exists() for k in range(4)] == [True, False, True, True]
+    assert ["electrons" in row for row in rows] == [True, False, True, True]
+    assert ["nmae_all_space [%]" in row for row in rows] == [True, False, False, True]
+    assert json.loads((tmp_path / "rho.run.json").read_text())["failed"] == 2
+    assert (tmp_path / "rho.html").exists()
+    gc.collect()
+
+
+def test_an_interruption_loses_nothing_that_was_computed(folder, tmp_path, monkeypatch) -> None:
+    write(tmp_path / "two.xyz", [molecule("H2O"), molecule("CH4")])
+    analysed = analysis.analyse
+
+    def interrupted(atoms: Atoms, *arguments) -> object:
+        if len(atoms) == 5:
+            raise KeyboardInterrupt
+        return analysed(atoms, *arguments)
+
+    monkeypatch.setattr(analysis, "analyse", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        density(str(folder), str(tmp_path / "two.xyz"), spacing=0.8, level=0, out=tmp_path / "rho.cube")
+    first, second = json.loads((tmp_path / "rho.json").read_text())["molecules"]
+    assert first["electrons"] == pytest.approx(10, abs=0.01)
+    assert second["file"] == "rho-001.cube"
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"spacing": -0.1}, "spacing must be positive"),
+        ({"margin": -1.0}, "margin not negative"),
+        ({"margin": float("nan")}, "margin not negative"),
+        ({"level": 6}, "no grid of level 6"),
+    ],
+)
+def test_wrong_settings_are_refused_before_any_work(tmp_path, options, sentence) -> None:
+    with pytest.raises(VibronicError, match=sentence):
+        density("no such model", "no such file", out=tmp_path / "folder" / "rho.cube", **options)
+    assert not (tmp_path / "folder").exists()
 
 
 def test_references(folder, water, tmp_path) -> None:

@@ -1,4 +1,4 @@
-"""What a density says: electrons, dipole, atomic charges, its distance from another one, and its values on a box."""
+"""What a density says: electrons, dipole, atomic charges, and its values on a box."""
 
 from __future__ import annotations
 
@@ -48,7 +48,6 @@ class Analysis:
         charges: (N,) e, Hirshfeld's (Theor. Chim. Acta 44, 129, 1977) with the free atoms of :mod:`vibronic.fields.atoms`.
         lowest: most negative value of the density on the grid, e/Angstrom^3; 0 where there is none.
         negative: integral of the negative part, e.
-        nmae: integral of the absolute difference from the reference, percent of the electrons; None without one.
     """
 
     electrons: float
@@ -56,24 +55,22 @@ class Analysis:
     charges: np.ndarray
     lowest: float
     negative: float
-    nmae: float | None = None
 
 
-def analyse(atoms: Atoms, density: Field, level: int = 2, reference: Field | None = None) -> Analysis:
+def analyse(atoms: Atoms, density: Field, level: int = 2) -> Analysis:
     """Integrate a density atom by atom, so that memory does not grow with the molecule.
 
     Args:
         atoms: the molecule.
         density: from points (P, 3), Angstrom, to e/Angstrom^3.
         level: of the grid (see :data:`vibronic.fields.quadrature.LEVELS`).
-        reference: another density.
 
     Raises:
         VibronicError: the structure is periodic, or has an element without a free atom.
     """
     # About the centre of the nuclear charge: the grid's error in their number must not look like a dipole.
     centre = atoms.numbers @ atoms.positions / atoms.numbers.sum()
-    electrons, first, lowest, negative, error = 0.0, np.zeros(3), 0.0, 0.0, 0.0
+    electrons, first, lowest, negative = 0.0, np.zeros(3), 0.0, 0.0
     belongs = np.zeros(len(atoms))
     for grid in grids(atoms, level):
         values = density(grid.points)
@@ -82,8 +79,6 @@ def analyse(atoms: Atoms, density: Field, level: int = 2, reference: Field | Non
         first += weighted @ (grid.points - centre)
         lowest = min(lowest, values.min(initial=0.0))
         negative += float(grid.weights @ np.minimum(values, 0))
-        if reference is not None:
-            error += float(grid.weights @ np.abs(values - reference(grid.points)))
         for part, near in neighbourhoods(grid.points, atoms.positions, REACH):
             free = free_densities(atoms, near, grid.points[part])
             belongs[near] += free @ (weighted[part] / np.maximum(free.sum(0), 1e-30))
@@ -93,7 +88,6 @@ def analyse(atoms: Atoms, density: Field, level: int = 2, reference: Field | Non
         charges=atoms.numbers - belongs,
         lowest=float(lowest),
         negative=negative,
-        nmae=None if reference is None else 100 * error / int(atoms.numbers.sum()),
     )
 
 

@@ -70,8 +70,7 @@ def grids(atoms: Atoms, level: int = 2, prune: bool = True) -> Iterator[Grid]:
     Raises:
         VibronicError: as :func:`molecular_grid`.
     """
-    if level not in LEVELS:
-        raise VibronicError(f"there is no grid of level {level}; choose {min(LEVELS)} to {max(LEVELS)}")
+    check_level(level)
     if atoms.pbc.any():
         raise VibronicError("integrals over all space are of molecules; the structure is periodic")
     from scipy.spatial import cKDTree
@@ -84,6 +83,16 @@ def grids(atoms: Atoms, level: int = 2, prune: bool = True) -> Iterator[Grid]:
         share = np.concatenate([shares(atoms, part, a, tree.query(part)[0]) for part in parts])
         kept = share > 1e-12
         yield Grid(points[kept], (weights * share)[kept], np.full(int(kept.sum()), a))
+
+
+def check_level(level: int) -> None:
+    """Refuse a level that does not exist.
+
+    Raises:
+        VibronicError: says which do.
+    """
+    if level not in LEVELS:
+        raise VibronicError(f"there is no grid of level {level}; choose {min(LEVELS)} to {max(LEVELS)}")
 
 
 def nmae(density: Field, reference: Field, atoms: Atoms, level: int = 1) -> float:

@@ -68,6 +68,8 @@ def unpacked(atoms: Atoms, size: int, basis: str) -> np.ndarray:
             "'vibronic label --engine pyscf --properties energy dipole density_matrix'"
         )
     packed = np.asarray(packed, dtype=float).ravel()
+    if not np.isfinite(packed).all():
+        raise VibronicError(f"the density matrix of {atoms.get_chemical_formula()} has entries that are not finite")
     if len(packed) != size * (size + 1) // 2:
         raise VibronicError(
             f"the density matrix of {atoms.get_chemical_formula()} has {len(packed)} entries, but {basis} has {size} "

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ase import Atoms
 
     from vibronic.core.model import Model
-    from vibronic.fields.analysis import Analysis, Box
+    from vibronic.fields.analysis import Box
 
 
 ALL_SPACE, ON_POINTS = "nmae_all_space [%]", "nmae_on_cube_points [%]"
@@ -74,10 +74,13 @@ def density(
     from rich.progress import track
 
     from vibronic.data import sources
-    from vibronic.fields.analysis import analyse, box, numbered, write_cube
+    from vibronic.fields.analysis import box, check_box, numbered, write_cube
+    from vibronic.fields.quadrature import check_level
     from vibronic.learning import store
     from vibronic.verbs.learning import _files
 
+    check_level(level)
+    check_box(spacing, margin)
     network, _ = store.load(model)
     density_of = getattr(network, "density_of", None)
     if density_of is None:
@@ -89,46 +92,78 @@ def density(
     config = {"model": model, "structures": structures, "spacing": spacing, "margin": margin, "level": level}
     method = _method(network, reference, settings)
     config |= {"reference": reference, "settings": method, "report": report}
-    known = reference if reference not in (None, "dft") else None
+    known = reference if reference != "dft" else None
     reads = [structures, known, *_files(model)]
     with run_record(out, "density", config, reads=reads, writes=[*cubes[1:], numbers, *pages]) as record:
-        fields = []  # before the references, which may take minutes each: what the model refuses needs none
-        for k, atoms in enumerate(frames):
-            try:
-                fields.append(density_of(atoms))
-            except VibronicError as error:
-                raise VibronicError(f"{_where(structures, k, frames)}: {error}") from error
-        references = _references(reference, method, frames)
-        rows, drawn = [], []
-        for k, (atoms, field) in enumerate(track(list(zip(frames, fields, strict=True)), "Densities", transient=True)):
-            try:
-                found = analyse(atoms, field.at, level, references[k])
-                values = box(atoms, field.at, spacing, margin)
-            except VibronicError as error:
-                raise VibronicError(f"{_where(structures, k, frames)}: {error}") from error
-            write_cube(cubes[k], atoms, values, f"electron density, e/Bohr^3, at points (no averages), {model}")
-            rows.append(_row(cubes[k], atoms, found, values))
-            if known is not None and known.endswith(".cube"):
-                rows[-1][ON_POINTS] = _nmae_on_cube(Path(known), atoms, field.at)
-            if report is not None:
-                drawn.append((atoms, rows[-1], field.at))
-        write_json(numbers, {"units": UNITS, "reference": _named(reference, method), "molecules": rows})
-        record["molecules"] = len(frames)
+        comparisons = _comparisons(reference, method, frames)
+        rows: list[dict[str, Any]] = []
+        drawn = []
+        try:
+            for k, atoms in enumerate(track(frames, "Densities", transient=True)):
+                row: dict[str, Any] = {"structure": k, "formula": atoms.get_chemical_formula()}
+                rows.append(row)
+                try:
+                    field = density_of(atoms)
+                    values = box(atoms, field.at, spacing, margin)
+                    write_cube(cubes[k], atoms, values, f"electron density, e/Bohr^3, at points (no averages), {model}")
+                    row["file"] = cubes[k].name
+                    _measure(row, atoms, field.at, values, level, comparisons[k])
+                except VibronicError as error:
+                    row["error"] = str(error)
+                if "electrons" in row:
+                    drawn.append((atoms, row, field.at))
+        finally:  # whatever ends it, nothing is lost that was computed
+            if any("file" in row for row in rows):
+                write_json(numbers, {"units": UNITS, "reference": _named(reference, method), "molecules": rows})
+        failed = [row for row in rows if "error" in row]
+        if not any("file" in row for row in rows):
+            raise VibronicError(_failures(structures, failed, rows))
+        record["molecules"], record["failed"] = len(frames), len(failed)
         if report is not None:
             _page(Path(report), model, drawn)
-    for row in rows:
+    for _, row, _ in drawn:
         _tell(row)
     say(f"numbers: {numbers}")
     if report is not None:
         say(f"report: {report}")
+    if failed:
+        raise VibronicError(f"{_failures(structures, failed, rows)}; all that was computed is kept, see {numbers}")
     return Path(cubes[0])
 
 
 Reference = Callable[["np.ndarray"], "np.ndarray"]
+Comparison = Callable[[Reference, int], dict[str, float]]
+"""From a density and the level of a grid to its difference from a reference, by name."""
 
 
-def _where(structures: str, k: int, frames: list[Atoms]) -> str:
-    return f"{structures}, structure {k}" if len(frames) > 1 else structures
+def _measure(
+    row: dict[str, Any], atoms: Atoms, field: Reference, values: Box, level: int, compare: Comparison | None
+) -> None:
+    """Fill the row of a molecule step by step, so that it holds what was found before a failure."""
+    import numpy as np
+
+    from vibronic.fields.analysis import analyse
+
+    row["cube_sum_not_electrons"] = values.point_sum
+    found = analyse(atoms, field, level)
+    row |= {
+        "electrons": found.electrons,
+        "dipole [e Angstrom]": [float(x) for x in found.dipole],
+        "dipole [Debye]": float(np.linalg.norm(found.dipole)) * conversion("e Angstrom", "Debye"),
+        "charges": [float(q) for q in found.charges],
+        "lowest": found.lowest,
+        "electrons_of_negative_part": found.negative,
+    }
+    if compare is not None:
+        row |= compare(field, level)
+
+
+def _failures(structures: str, failed: list[dict[str, Any]], rows: list[dict[str, Any]]) -> str:
+    """The first failure, and how many there are."""
+    first = failed[0]
+    where = f"{structures}, structure {first['structure']}" if len(rows) > 1 else structures
+    others = f"; {len(failed) - 1} more of {len(rows)} failed" if len(failed) > 1 else ""
+    return f"{where}: {first['error']}{others}"
 
 
 def _method(network: Model, reference: str | None, settings: dict[str, Setting] | None) -> dict[str, Any] | None:
@@ -153,71 +188,62 @@ def _named(reference: str | None, method: dict[str, Any] | None) -> str | None:
     )
 
 
-def _references(reference: str | None, method: dict[str, Any] | None, frames: list[Atoms]) -> list[Reference | None]:
-    """A reference density for each molecule, where it can be asked anywhere."""
-    import numpy as np
-
+def _comparisons(reference: str | None, method: dict[str, Any] | None, frames: list[Atoms]) -> list[Comparison | None]:
+    """How the density of each molecule is compared. Files are read and checked here; DFT waits until it is asked."""
     from vibronic.data import sources
-    from vibronic.data.dataset import label_of
     from vibronic.fields.analysis import read_cube, same_molecule
-    from vibronic.fields.samples import density_of_matrix
+    from vibronic.fields.samples import molecule_in_basis, unpacked
 
     if reference is None:
         return [None] * len(frames)
     if reference.endswith(".cube"):
         if len(frames) > 1:
             raise VibronicError(f"{reference} is of one molecule, and there are {len(frames)}; give one of them")
-        same_molecule(frames[0], read_cube(Path(reference))[0], reference)
-        return [None]
+        labelled, known = read_cube(Path(reference))
+        same_molecule(frames[0], labelled, reference)
+        return [partial(_on_cube, known, frames[0])]
     assert method is not None
     if reference == "dft":
-        from vibronic.fields.density import checked
-        from vibronic.labelling import engines
-
-        labelled = [checked(atoms).copy() for atoms in frames]
-        for atoms in labelled:
-            solver = engines.engine("pyscf", **method).calculator()
-            atoms.info["density_matrix"] = solver.get_property("density_matrix", atoms)
-    else:
-        labelled = sources.structures(reference)
-        if len(labelled) != len(frames):
-            raise VibronicError(f"{reference} has {len(labelled)} structures, and there are {len(frames)} molecules")
-    for k, (atoms, other) in enumerate(zip(frames, labelled, strict=True)):
+        return [partial(_with_dft, method, atoms) for atoms in frames]
+    others = sources.structures(reference)
+    if len(others) != len(frames):
+        raise VibronicError(f"{reference} has {len(others)} structures, and there are {len(frames)} molecules")
+    for k, (atoms, other) in enumerate(zip(frames, others, strict=True)):
         same_molecule(atoms, other, f"{reference}, structure {k}")
-        matrix = label_of(other, "density_matrix")
-        if matrix is None or not np.isfinite(matrix).all():
-            raise VibronicError(
-                f"{reference}, structure {k}, has no 'density_matrix' of finite numbers to compare with"
-            )
-    return [partial(density_of_matrix, other, basis=method["basis"]) for other in labelled]
+        try:
+            unpacked(other, molecule_in_basis(other, method["basis"]).nao, method["basis"])
+        except VibronicError as error:
+            raise VibronicError(f"{reference}, structure {k}: {error}") from error
+    return [partial(_with_matrix, method["basis"], other) for other in others]
 
 
-def _nmae_on_cube(path: Path, atoms: Atoms, field: Reference) -> float:
-    """Percent of the electrons, on the points of a cube file: only so much is known of its density."""
+def _with_dft(method: dict[str, Any], atoms: Atoms, field: Reference, level: int) -> dict[str, float]:
+    """Compare with a calculation."""
+    from vibronic.fields.density import checked
+    from vibronic.labelling import engines
+
+    labelled = checked(atoms).copy()
+    solver = engines.engine("pyscf", **method).calculator()
+    labelled.info["density_matrix"] = solver.get_property("density_matrix", labelled)
+    return _with_matrix(method["basis"], labelled, field, level)
+
+
+def _with_matrix(basis: str, labelled: Atoms, field: Reference, level: int) -> dict[str, float]:
+    """Compare with a density matrix."""
+    from vibronic.fields.quadrature import nmae
+    from vibronic.fields.samples import density_of_matrix
+
+    return {ALL_SPACE: nmae(field, partial(density_of_matrix, labelled, basis=basis), labelled, level)}
+
+
+def _on_cube(known: Box, atoms: Atoms, field: Reference, level: int) -> dict[str, float]:
+    """Compare on the points of a cube file: only so much is known of its density."""
     import numpy as np
 
-    from vibronic.fields.analysis import read_cube, resampled
+    from vibronic.fields.analysis import resampled
 
-    known = read_cube(path)[1]
     difference = np.abs(resampled(field, known).values - known.values).sum() * abs(np.linalg.det(known.steps))
-    return float(100 * difference / atoms.numbers.sum())
-
-
-def _row(path: Path, atoms: Atoms, found: Analysis, values: Box) -> dict[str, Any]:
-    import numpy as np
-
-    row = {
-        "file": path.name,
-        "formula": atoms.get_chemical_formula(),
-        "electrons": found.electrons,
-        "cube_sum_not_electrons": values.point_sum,
-        "dipole [e Angstrom]": [float(x) for x in found.dipole],
-        "dipole [Debye]": float(np.linalg.norm(found.dipole)) * conversion("e Angstrom", "Debye"),
-        "charges": [float(q) for q in found.charges],
-        "lowest": found.lowest,
-        "electrons_of_negative_part": found.negative,
-    }
-    return row if found.nmae is None else {**row, ALL_SPACE: found.nmae}
+    return {ON_POINTS: float(100 * difference / atoms.numbers.sum())}
 
 
 def _tell(row: dict[str, Any]) -> None:
