@@ -26,7 +26,8 @@ from vibronic.fields.scales import orthonormal
 from vibronic.labelling.dft import MolecularDFT
 from vibronic.labelling.engines import engine
 from vibronic.learning import store
-from vibronic.verbs import density
+from vibronic.learning.recipe import Training
+from vibronic.verbs import density, train
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 
@@ -282,12 +283,26 @@ def test_integrals_of_a_molecule_are_sums_over_its_parts(folder) -> None:
     assert both.lowest == pytest.approx(min(p.lowest for p in parts), abs=1e-4)
 
 
-def test_any_model_with_a_density_will_do(water, tmp_path) -> None:
-    """The published Quantum Deep Field: far from the right number of electrons, which is said and not mended."""
-    model = store.build("qdf2020", width=8, hk_width=4)
-    model.elements = torch.tensor([1, 8])
-    store.save(model, tmp_path / "qdf2020", store.Card())
-    density(str(tmp_path / "qdf2020"), str(water), spacing=0.8, level=1, out=tmp_path / "rho.cube")
+def test_the_density_of_the_published_model_is_called_unsupervised(folder, water, tmp_path, capsys) -> None:
+    """Far from the right number of electrons, which is said and not mended."""
+    frames = []
+    for name in ("H2O", "CH4", "NH3", "CH3OH"):
+        atoms = molecule(name)
+        atoms.info["energy"] = -5.0 * len(atoms)
+        frames.append(atoms)
+    write(tmp_path / "energies.extxyz", frames)
+    settings = {"width": 8, "layers": 1, "hk_width": 4, "hk_layers": 1}
+    file = str(tmp_path / "energies.extxyz")
+    training = {"model": settings, "training": Training(epochs=2), "device": "cpu", "out": tmp_path / "qdf2020"}
+    train("qdf2020", file, validation=file, test=file, **training)
+    options = {"spacing": 0.8, "level": 1, "out": tmp_path / "rho.cube", "report": tmp_path / "rho.html"}
+    density(str(tmp_path / "qdf2020"), str(water), **options)
     (row,) = json.loads((tmp_path / "rho.json").read_text())["molecules"]
     assert row["electrons"] > 1
     assert row["lowest"] == 0
+    assert row["remark"].startswith("unsupervised")
+    assert "note: unsupervised density" in capsys.readouterr().out
+    assert "unsupervised density" in (tmp_path / "rho.html").read_text()
+    density(str(folder), str(water), **options)
+    assert "remark" not in json.loads((tmp_path / "rho.json").read_text())["molecules"][0]
+    assert "unsupervised" not in capsys.readouterr().out

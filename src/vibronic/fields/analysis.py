@@ -33,9 +33,11 @@ class Anywhere:
 
     Attributes:
         at: from points (P, 3), Angstrom, to e/Angstrom^3.
+        remark: what whoever reads its numbers must know.
     """
 
     at: Field
+    remark: str = ""
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ class Box:
 
 
 def box(atoms: Atoms, density: Field, spacing: float = 0.2, margin: float = 3.0) -> Box:
-    """A density on a box round a molecule, whose points keep away from nuclei: a value there would stand for a whole step.
+    """A density on a box round a molecule; its points keep away from nuclei, whose values would stand for a whole step.
 
     Args:
         atoms: the molecule.

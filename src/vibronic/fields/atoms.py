@@ -2,8 +2,8 @@
 
 The densities are those of spherically averaged PBE/6-31G* atoms, each a sum of s Gaussians whose coefficients are kept in
 ``free_atoms.json``. They are off by less than 1e-4 of the electrons of every element there is.
-``python -m vibronic.fields.atoms Li Na`` derives those of the elements that are named again with PySCF; models are trained
-on top of them, and change with them.
+``python -m vibronic.fields.atoms Li Na`` derives those of the elements that are named again with PySCF; models are
+trained on top of them, and change with them.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from ase.units import Bohr
 from vibronic.core.errors import VibronicError
 
 START, RATIO = 0.15, 1.35
-"""Exponents are START * RATIO^k Bohr^-2, k from a first one (negative where a tail reaches far, as that of Li) upwards."""
+"""Exponents are START * RATIO^k Bohr^-2, k from a first one upwards (negative where a tail reaches far, as of Li)."""
 
 XC, BASIS = "PBE", "6-31G*"
 
 REACH = 9.0
-"""Angstrom from a nucleus beyond which a free atom is taken as zero: less than 1e-5 of the electrons of any is there."""
+"""Angstrom from a nucleus beyond which a free atom is taken as zero: less than 1e-5 of its electrons are there."""
 
 _CHUNK = 4_096
 
@@ -111,7 +111,7 @@ def kohn_sham_atom(symbol: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A spherically averaged Kohn-Sham atom by PySCF.
 
     Returns:
-        Radii (R,), Bohr, evenly on a logarithmic scale, the density there (R,), e/Bohr^3, and all exponents of the basis.
+        Radii (R,), Bohr, evenly on a logarithmic scale; the density there (R,), e/Bohr^3; all exponents of the basis.
     """
     from pyscf import gto
     from pyscf.scf import atom_ks

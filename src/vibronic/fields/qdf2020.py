@@ -28,6 +28,10 @@ from vibronic.core.scatter import scatter_sum
 from vibronic.core.targets import target
 from vibronic.fields.analysis import Anywhere
 
+UNSUPERVISED = (
+    "unsupervised density: the model learned from no density, and nothing makes this one integrate to the electrons"
+)
+
 
 class QuantumDeepField2020(Model):
     """The authors' model: energy as a sum over points, or HOMO and LUMO as a mean.
@@ -166,7 +170,7 @@ class QuantumDeepField2020(Model):
                 (per_point,) = self.density(batch, [torch.as_tensor(points - origin, dtype=self.dtype)])
             return per_point.double().numpy() / interval**3
 
-        return Anywhere(at)
+        return Anywhere(at, UNSUPERVISED)
 
     def grid(self, batch: Batch) -> Tensor:
         """(points, 3) Angstrom: the offsets around each atom, atom by atom."""

@@ -1,9 +1,9 @@
 """Integrals over all space: spheres of points round every atom, parted between the atoms that are near a point.
 
 Radial points after Treutler and Ahlrichs (J. Chem. Phys. 102, 346, 1995; M4 with unit scale), angular ones after Lebedev,
-shares of the atoms after Franchini, Philipsen and Visscher (J. Comput. Chem. 34, 1819, 2013): smooth, and local, so that time
-grows with the molecule and no faster. The grid turns with the molecule up to its angular error, because the spheres do not
-turn with it.
+shares of the atoms after Franchini, Philipsen and Visscher (J. Comput. Chem. 34, 1819, 2013): smooth, and local, so
+that time grows with the molecule and no faster. The grid turns with the molecule up to its angular error, because the
+spheres do not turn with it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Field = Callable[[np.ndarray], np.ndarray]
 """From points (P, 3), Angstrom, to values (P,)."""
 
 REACH = 6.0
-"""Angstrom by which an atom may be farther from a point than the nearest one and still share it: 1e-10 of the point is left."""
+"""Angstrom by which an atom that shares a point may be farther from it than the nearest one; beyond is 1e-10 of it."""
 
 _CHUNK = 500  # points of neighbouring spheres, so that few atoms are near
 _FARTHEST = 12.0  # Angstrom from a nucleus; a density of atoms has fallen to 1e-12 there

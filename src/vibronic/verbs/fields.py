@@ -26,11 +26,11 @@ NMAE = {ALL_SPACE: "NMAE over all space", ON_POINTS: "NMAE on the points of the 
 
 UNITS = {
     "electrons": "e, integral over all space on atom-centred grids",
-    "cube_sum_not_electrons": "e, sum over the points of the cube file: no integral, because cores are narrower than a step",
+    "cube_sum_not_electrons": "e, sum over the points of the cube file: no integral, cores are narrower than a step",
     "charges": "e (Hirshfeld)",
     "lowest": "e/Angstrom^3",
     ALL_SPACE: "% of the electrons, integral of the absolute difference on atom-centred grids",
-    ON_POINTS: "% of the electrons, sum of the absolute difference over the points of the cube file; cores are not resolved",
+    ON_POINTS: "% of the electrons, sum of the absolute difference over the points of the cube; cores are not resolved",
 }
 """Units and meanings, as rho.json gives them."""
 
@@ -52,8 +52,8 @@ def density(
       vibronic density qdf-density molecule.xyz --reference dft --report rho.html
 
     The cube file is in Bohr and e/Bohr^3, as programs expect; a file of several molecules gives rho-000.cube, rho-001.cube,
-    ... It holds point values, whose sum is not the count of electrons: cores are narrower than a step. The numbers go to
-    rho.json: electrons, dipole and charges, integrated over all space on atom-centred grids.
+    ... It holds point values, whose sum is not the count of electrons: cores are narrower than a step. The numbers go
+    to rho.json: electrons, dipole and charges, integrated over all space on atom-centred grids.
 
     Args:
         model: model folder, or the name of a shipped model (see 'vibronic models').
@@ -104,6 +104,8 @@ def density(
                 rows.append(row)
                 try:
                     field = density_of(atoms)
+                    if remark := getattr(field, "remark", ""):
+                        row["remark"] = remark
                     values = box(atoms, field.at, spacing, margin)
                     write_cube(cubes[k], atoms, values, f"electron density, e/Bohr^3, at points (no averages), {model}")
                     row["file"] = cubes[k].name
@@ -123,6 +125,8 @@ def density(
             _page(Path(report), model, drawn)
     for _, row, _ in drawn:
         _tell(row)
+    for remark in sorted({row["remark"] for row in rows if "remark" in row}):
+        say(f"note: {remark}")
     say(f"numbers: {numbers}")
     if report is not None:
         say(f"report: {report}")
@@ -250,8 +254,9 @@ def _tell(row: dict[str, Any]) -> None:
     dipole = ", ".join(f"{x:.4f}" for x in row["dipole [e Angstrom]"])
     error = "".join(f", {words} {row[key]:.2f} %" for key, words in NMAE.items() if key in row)
     say(
-        f"{row['formula']}: {row['electrons']:.4f} electrons, dipole ({dipole}) e Angstrom = {row['dipole [Debye]']:.3f} "
-        f"Debye{error}: {row['file']} (its points sum to {row['cube_sum_not_electrons']:.2f}; cores are narrower than a step)"
+        f"{row['formula']}: {row['electrons']:.4f} electrons, dipole ({dipole}) e Angstrom = "
+        f"{row['dipole [Debye]']:.3f} Debye{error}: {row['file']} (its points sum to "
+        f"{row['cube_sum_not_electrons']:.2f}; cores are narrower than a step)"
     )
 
 
@@ -270,6 +275,8 @@ def _page(path: Path, model: str, drawn: list[tuple[Atoms, dict[str, Any], Refer
         values = box(atoms, field, spacing, margin=2.5)
         free = box(atoms, partial(promolecule, atoms), spacing, margin=2.5)
         page.section(row["formula"])
+        if "remark" in row:
+            page.note(row["remark"])
         surface = [(0.3, "#5b8cc9", "0.3 e/Angstrom^3")]
         caption = "Electron density: the surface at 0.3 e/Angstrom^3."
         page.crystal(atoms, caption, volume=Volume(values.origin, values.steps, values.values, surface))
