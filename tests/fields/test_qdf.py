@@ -11,6 +11,7 @@ from scipy.spatial.transform import Rotation
 from vibronic.core.batch import Batch
 from vibronic.core.errors import VibronicError
 from vibronic.data.dataset import GraphData
+from vibronic.explain.attribution import attribute
 from vibronic.fields.functional import KernelFunctional, farthest, matern, solve
 from vibronic.fields.local import LocalField, gaussians
 from vibronic.learning import store
@@ -127,7 +128,7 @@ def test_a_folder_gives_the_same_model(model, tmp_path) -> None:
     ("atoms", "said"),
     [
         (molecule("SiH4"), "never seen Si"),
-        (molecule("CH3"), "CH3 has an odd number of electrons"),
+        (Atoms("CH3", molecule("CH3").positions), "CH3 has an odd number of electrons"),
         (Atoms("O"), "smaller than any structure of the training"),
         (bulk("C", "diamond", a=3.57), "trained on molecules only"),
     ],
@@ -139,7 +140,7 @@ def test_what_it_never_saw_is_refused(model, atoms, said) -> None:
 
 def test_one_crystal_in_the_batch_does_not_let_a_radical_pass(model) -> None:
     with pytest.raises(VibronicError, match=r"periodic|odd number"):
-        of(model, molecule("CH3"), bulk("C", "diamond", a=3.57))
+        of(model, Atoms("CH3", molecule("CH3").positions), bulk("C", "diamond", a=3.57))
 
 
 def test_single_precision_turns_and_adds_up() -> None:
@@ -159,11 +160,16 @@ def test_single_precision_turns_and_adds_up() -> None:
     assert sum_of_two == pytest.approx(one + other, abs=4e-4)
 
 
-def test_an_ion_is_refused(model) -> None:
+def test_an_ion_is_refused_on_every_way_to_a_prediction(model) -> None:
     ion = molecule("CH4")
-    ion.info["charge"] = 2
-    with pytest.raises(VibronicError, match="neutral"):
+    ion.set_initial_charges([2, 0, 0, 0, 0])
+    with pytest.raises(VibronicError, match="initial charges that sum to 2"):
         of(model, ion)
+    ion.calc = ModelCalculator(model)
+    with pytest.raises(VibronicError, match="initial charges that sum to 2"):
+        ion.get_potential_energy()
+    with pytest.raises(VibronicError, match="initial charges that sum to 2"):
+        attribute(model, ion, "energy")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from ase.build import molecule
 from ase.io import write
 
 from vibronic import verbs
-from vibronic.core.errors import VibronicError
+from vibronic.cli import main
 
 SMALL = {"cutoffs": [4.0], "points": [60], "momentum": 2, "orbitals": 6, "components": 12}
 
@@ -44,10 +44,15 @@ def test_train_and_predict(molecules: Path, tmp_path: Path) -> None:
         assert (value < high).all()
 
 
-def test_an_ion_is_one_sentence(molecules: Path, tmp_path: Path) -> None:
+def test_an_ion_is_one_sentence(molecules: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = verbs.train("qdf", str(molecules), targets=["energy"], model=SMALL, out=tmp_path / "model")
-    ion = molecule("NH3")
-    ion.info["charge"] = 1
-    write(tmp_path / "ion.extxyz", ion)
-    with pytest.raises(VibronicError, match="neutral"):
-        verbs.predict(str(folder), str(tmp_path / "ion.extxyz"), out=tmp_path / "p.csv")
+    triplet, ion = molecule("CH2_s3B1d"), molecule("NH3")
+    ion.info["total_charge"] = 1
+    for atoms, word in ((triplet, "magnetic moments of 2"), (ion, "total_charge 1")):
+        write(tmp_path / "refused.extxyz", atoms)
+        refused = str(tmp_path / "refused.extxyz")
+        for command in (["predict", str(folder), refused], ["train", "qdf", refused, "--targets", "energy"]):
+            assert main([*command, "--out", str(tmp_path / "none")]) == 2
+            told = capsys.readouterr().err.strip()
+            assert word in told
+            assert len(told.splitlines()) == 1

@@ -156,6 +156,7 @@ class QuantumDeepField2020(Model):
 
     def density_of(self, structure: Atoms) -> Anywhere:
         """The density as electrons per Angstrom^3 (see :meth:`density`): nothing makes it integrate to the electrons."""
+        self.check_neutral(structure)
         batch = Batch.from_atoms(structure, self.cutoff, dtype=self.dtype)
         self.check_elements(batch.numbers)
         interval: Any = self.config["interval"]

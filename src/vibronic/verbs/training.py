@@ -204,10 +204,11 @@ def _parts(
     from vibronic.data.dataset import labels_of, split
 
     def labelled(structures: list[Atoms], file: str) -> list[Atoms]:
-        """Refuse a fault in any label, naming its place in the user's file, before anything is computed."""
+        """Refuse ions, open shells and faulty labels, naming their place in the file, before anything is computed."""
         found = []
         for k, atoms in enumerate(track(structures, "Reading labels", transient=True)):
             try:
+                network.check_neutral(atoms)
                 found.append(network.labelled(atoms))
             except VibronicError as error:
                 raise VibronicError(f"{file}, structure {k}: {error}") from error
