@@ -302,6 +302,16 @@ def test_doctor_prints_what_engines_say(monkeypatch: pytest.MonkeyPatch, capsys:
 # --- endings ---
 
 
+def test_a_warning_is_one_line(tmp_path: Path, copper: Atoms) -> None:
+    (tmp_path / "set").mkdir()
+    write(tmp_path / "set" / "a.cif", copper)
+    (tmp_path / "set" / "README.md").write_text("Copper.\n")
+    run = [sys.executable, "-m", "vibronic", "data", str(tmp_path / "set")]
+    done = subprocess.run(run, capture_output=True, text=True, check=True)
+    told = f"vibronic: {tmp_path / 'set'}: ignored files that hold no structures: 1 (README.md)\n"
+    assert done.stderr == told
+
+
 @pytest.mark.parametrize(
     ("typed", "told"),
     [

@@ -8,17 +8,19 @@ import os
 import re
 import sys
 import typing
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from vibronic.core.errors import VibronicError
+from vibronic.core.errors import VibronicError, VibronicWarning
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; exit status 0 when done, 2 for a mistake told in one sentence, 130 when interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+    warnings.formatwarning = _one_line_warning
     try:
         return _run(arguments)
     except VibronicError as error:
@@ -42,6 +44,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"vibronic: {error.strerror or error}{where}; the same command goes on once that is mended", file=sys.stderr
         )
         return 2
+
+
+_usual_warning = warnings.formatwarning
+
+
+def _one_line_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    if category is VibronicWarning:
+        return f"vibronic: {message}\n"
+    return _usual_warning(message, category, filename, lineno, line)
 
 
 def _run(arguments: list[str]) -> int:

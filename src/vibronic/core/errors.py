@@ -1,4 +1,4 @@
-"""The one exception that is meant for people."""
+"""The one exception that is meant for people, and the one warning."""
 
 
 class VibronicError(ValueError):
@@ -7,3 +7,7 @@ class VibronicError(ValueError):
     The command line prints it on standard error and ends with status 2; anything else that reaches a user as a
     traceback is a bug.
     """
+
+
+class VibronicWarning(UserWarning):
+    """What people should know of their input, though it can be used; the command line prints it as one line."""

@@ -15,7 +15,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from torch.utils.data import DataLoader, Sampler
 
 from vibronic.core.batch import Batch
-from vibronic.core.errors import VibronicError
+from vibronic.core.errors import VibronicError, VibronicWarning
 from vibronic.core.neighbors import neighbor_list
 from vibronic.core.provenance import writable
 from vibronic.core.targets import TARGETS, Target, target
@@ -30,6 +30,8 @@ _FROM_CALCULATOR = ("energy", "forces", "stress", "dipole")
 def read_structures(path: Path | str) -> list[Atoms]:
     """All structures of a file that ASE reads (CIF, POSCAR, extxyz, xyz, cube, VASP and QE output, gzipped or not).
 
+    Of a folder, those of all its structure files, by name; other files in it are passed over, with a warning.
+
     Raises:
         VibronicError: the file is missing, empty, truncated, binary, holds partial occupancies, unknown elements,
             overlapping atoms, a cell without volume or positions that are not numbers.
@@ -41,10 +43,13 @@ def read_structures(path: Path | str) -> list[Atoms]:
     if not path.exists():
         raise VibronicError(f"there is no file {path}")
     if path.is_dir():
-        files = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
-        files = [p for p in files if p.suffix.lower() not in (".yaml", ".json", ".md", ".csv")]
+        files = structure_files(path)
+        others = sorted(p.name for p in path.iterdir() if p.is_file() and p.name != "dataset.yaml" and p not in files)
         if not files:
             raise VibronicError(f"the folder {path} holds no structure files")
+        if others:
+            shown = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
+            warnings.warn(f"{path}: ignored files that hold no structures: {len(others)} ({shown})", VibronicWarning, 2)
         return [atoms for file in files for atoms in read_structures(file)]
     if path.stat().st_size == 0:
         raise VibronicError(f"the file {path} is empty")
@@ -67,6 +72,24 @@ def read_structures(path: Path | str) -> list[Atoms]:
         where = f"{path}, structure {k}" if len(frames) > 1 else str(path)
         check_structure(atoms, where)
     return frames
+
+
+def structure_files(folder: Path) -> list[Path]:
+    """The files of a folder that a format of ASE claims, by name or content, sorted; damaged ones among them."""
+    return sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".") and _claimed(p))
+
+
+def _claimed(path: Path) -> bool:
+    from ase.io.formats import UnknownFileTypeError, extension2format, filetype
+
+    if path.suffix.lower() in (".csv", ".json", ".md", ".yaml"):  # ours, and notes; ASE takes .md for CASTEP's dynamics
+        return False
+    try:
+        return filetype(str(path), guess=False) is not None
+    except UnknownFileTypeError:  # also what is said of any empty file
+        return path.stat().st_size == 0 and any(suffix[1:] in extension2format for suffix in path.suffixes)
+    except (OSError, EOFError):  # cut off within its compression
+        return True
 
 
 def check_structure(atoms: Atoms, where: str = "the structure") -> None:
