@@ -85,7 +85,7 @@ def test_distant_molecules_add_up_and_a_copy_has_the_same_mean(model) -> None:
 
 def test_the_energy_is_smooth_along_a_stretch_and_through_the_cutoffs(model) -> None:
     distances = np.arange(0.8, 6.0, 0.01)
-    chain = [Atoms("CH4", np.vstack([molecule("CH4").positions[:4], [[-d, -d, d]] / np.sqrt(3)])) for d in distances]
+    chain = [Atoms("CH4", np.vstack([molecule("CH4").positions[:4], [[-d, d, -d]] / np.sqrt(3)])) for d in distances]
     energies = of(model, *chain)["energy"]
     step, bend = np.diff(energies), np.diff(energies, 2)
     assert np.ptp(energies) > 0.1

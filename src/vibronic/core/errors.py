@@ -1,5 +1,8 @@
 """The one exception that is meant for people, and the one warning."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 
 class VibronicError(ValueError):
     """A mistake in the input, told in one sentence that says what to do about it.
@@ -11,3 +14,12 @@ class VibronicError(ValueError):
 
 class VibronicWarning(UserWarning):
     """What people should know of their input, though it can be used; the command line prints it as one line."""
+
+
+@contextmanager
+def located(place: Callable[[int], str], k: int) -> Iterator[None]:
+    """Put the place of structure ``k``, as ``hot.extxyz, structure 3``, in front of what is said of it."""
+    try:
+        yield
+    except VibronicError as error:
+        raise VibronicError(f"{place(k)}: {error}") from error

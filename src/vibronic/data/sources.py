@@ -14,7 +14,7 @@ from ase import Atoms
 
 from vibronic.core.errors import VibronicError
 from vibronic.data import qm9
-from vibronic.data.dataset import declared_units, read_labelled, read_structures
+from vibronic.data.dataset import declared_units, read_labelled, read_structures, structure_files
 
 
 @dataclass(frozen=True)
@@ -134,6 +134,17 @@ def structures(name: str | Path) -> list[Atoms]:
     """Structures of a file, folder or named set, labels in Vibronic's units."""
     made = _made(name)
     return made() if made else read_labelled(resolve(name))
+
+
+def place(name: str | Path, k: int) -> str:
+    """Where structure ``k`` (from 0) of :func:`structures` is: the file or named set, and its number there."""
+    if not _made(name) and resolve(name).is_dir():
+        for file in structure_files(resolve(name)):
+            there = len(read_structures(file))
+            if k < there:
+                return f"{file}, structure {k}"
+            k -= there
+    return f"{name}, structure {k}"
 
 
 def units(name: str | Path) -> dict[str, str]:

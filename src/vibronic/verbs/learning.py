@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from vibronic.core.errors import VibronicError
+from vibronic.core.errors import VibronicError, located
 from vibronic.core.provenance import run_record, writable, write_json
 from vibronic.verbs.common import say
 
@@ -48,7 +49,7 @@ def predict(
     config = {"model": model, "structures": structures, "device": device}
     forces = prediction.forces_file(out)
     with run_record(out, "predict", config, reads=[structures, *_files(model)], writes=[forces]) as record:
-        predicted = prediction.predict(network, frames, batch_size, device)
+        predicted = prediction.predict(network, frames, batch_size, device, partial(sources.place, structures))
         prediction.write_predictions(out, network.targets, predicted, frames, card.intervals)
         if "forces" in predicted:
             copies = [atoms.copy() for atoms in frames]
@@ -123,7 +124,8 @@ def explain(
         table = csv.writer(file)
         table.writerow(["structure", *place, f"attribution [{unit}]", *spread])
         for k, atoms in enumerate(track(frames, "Explaining", transient=True)):
-            found = [attribute(network, atoms, target, steps) for network in networks]
+            with located(partial(sources.place, structures), k):
+                found = [attribute(network, atoms, target, steps) for network in networks]
             mean = average(found)
             for name, value in zip(sums, (mean.whole, mean.bare, mean.error), strict=True):
                 sums[name].append(value)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from vibronic.core.errors import VibronicError
+from vibronic.core.errors import VibronicError, located
 from vibronic.core.provenance import check_writable, run_record
 from vibronic.learning.recipe import Training
 from vibronic.verbs.common import Setting, say
@@ -207,11 +208,9 @@ def _parts(
         """Refuse ions, open shells and faulty labels, naming their place in the file, before anything is computed."""
         found = []
         for k, atoms in enumerate(track(structures, "Reading labels", transient=True)):
-            try:
+            with located(partial(sources.place, file), k):
                 network.check_neutral(atoms)
                 found.append(network.labelled(atoms))
-            except VibronicError as error:
-                raise VibronicError(f"{file}, structure {k}: {error}") from error
             labels_of(found[-1], network.labels, f"{file}, structure {k}")
         return found
 
