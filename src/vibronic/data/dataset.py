@@ -12,6 +12,7 @@ import torch
 from ase import Atoms
 from ase.calculators.calculator import PropertyNotImplementedError
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.data import chemical_symbols
 from torch.utils.data import DataLoader, Sampler
 
 from vibronic.core.batch import Batch
@@ -201,6 +202,15 @@ def declared_units(path: Path | str) -> dict[str, str]:
     Raises:
         VibronicError: the ``dataset.yaml`` is damaged.
     """
+    return _declared(path, "units")
+
+
+def declared_references(path: Path | str) -> dict[str, str]:
+    """Zeros by label name, as :func:`declared_units`: ``references: {energy: free atoms}``."""
+    return _declared(path, "references")
+
+
+def _declared(path: Path | str, key: str) -> dict[str, str]:
     import yaml
 
     path = Path(path)
@@ -209,10 +219,10 @@ def declared_units(path: Path | str) -> dict[str, str]:
         return {}
     try:
         described = yaml.safe_load(sidecar.read_text()) or {}
-        return {str(name): str(unit) for name, unit in dict(described.get("units", {})).items()}
+        return {str(name): str(value) for name, value in dict(described.get(key, {})).items()}
     except (yaml.YAMLError, AttributeError, TypeError, ValueError, UnicodeDecodeError) as error:
         raise VibronicError(
-            f"{sidecar} is not a description of a data set (expected 'units: {{name: unit}}')"
+            f"{sidecar} is not a description of a data set (expected '{key}: {{name: ...}}')"
         ) from error
 
 
@@ -382,6 +392,7 @@ def describe(structures: Sequence[Atoms]) -> Mapping[str, object]:
     return {
         "structures": len(structures),
         "atoms": [min(map(len, structures)), max(map(len, structures))],
+        "elements": [chemical_symbols[z] for z in sorted({z for a in structures for z in a.numbers.tolist()})],
         "formulas": sorted({a.get_chemical_formula(empirical=True) for a in structures})[:10],
         "labels": {n: TARGETS[n].unit for n in names},
         "methods": sorted({str(a.info["method"]) for a in structures if "method" in a.info}),

@@ -14,7 +14,13 @@ from ase import Atoms
 
 from vibronic.core.errors import VibronicError
 from vibronic.data import qm9
-from vibronic.data.dataset import declared_units, read_labelled, read_structures, structure_files
+from vibronic.data.dataset import (
+    declared_references,
+    declared_units,
+    read_labelled,
+    read_structures,
+    structure_files,
+)
 
 
 @dataclass(frozen=True)
@@ -150,6 +156,12 @@ def place(name: str | Path, k: int) -> str:
 def units(name: str | Path) -> dict[str, str]:
     """Units by label name that the ``dataset.yaml`` of a file, folder or named set gives; empty without one."""
     return {} if _made(name) else declared_units(resolve(name))
+
+
+def references(name: str | Path) -> dict[str, str]:
+    """What the labels of a file, folder or named set are relative to, by name; energies are total where nothing is said."""
+    given = qm9.REFERENCES if _made(name) else declared_references(resolve(name))
+    return {"energy": "total energy, as in the labels", **given}
 
 
 def crystal(name: str | Path) -> Atoms:

@@ -157,12 +157,16 @@ def write_predictions(
     predicted: Mapping[str, Sequence[np.ndarray] | np.ndarray],
     structures: Sequence[Atoms],
     half_widths: Mapping[str, float],
+    references: Mapping[str, str] | None = None,
 ) -> None:
     """``predictions.csv``: one row per structure, units in the header; stress as six columns (xx yy zz yz xz xy).
+
+    Last, a column ``name_reference`` for each of ``references``: what the values of the target are relative to.
 
     Per-atom targets do not fit one row per structure; the verb ``predict`` writes forces to :func:`forces_file`.
     """
     columns = [t for t in targets if t.level == "structure"]
+    references = references or {}
     header = ["structure", "formula", "n_atoms"]
     for t in columns:
         if t.shape == (3, 3):
@@ -171,6 +175,7 @@ def write_predictions(
             header += [f"{t.name}_{c} [{t.unit}]" for c in "xyz"]
         else:
             header += [f"{t.name} [{t.unit}]", f"{t.name}_low [{t.unit}]", f"{t.name}_high [{t.unit}]"]
+    header += [f"{name}_reference" for name in references]
     with writable(path) as temporary, temporary.open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(header)
@@ -185,7 +190,7 @@ def write_predictions(
                 else:
                     half = half_widths.get(t.name, np.nan) * (len(atoms) if t.extensive else 1)
                     row += _digits([float(value), float(value) - half, float(value) + half])
-            rows.writerow(row)
+            rows.writerow([*row, *references.values()])
 
 
 def read_predictions(path: Path) -> list[dict[str, str]]:

@@ -24,7 +24,8 @@ def predict(
 
       vibronic predict runs/gap hot.extxyz --out predictions.csv
 
-    One row per structure, units in the header, a 90 % interval where the model was calibrated. Forces go to an extxyz
+    One row per structure, units in the header, a 90 % interval where the model was calibrated, and what energies are
+    relative to. Forces go to an extxyz
     beside the table, here predictions.forces.extxyz.
 
     Args:
@@ -50,7 +51,7 @@ def predict(
     forces = prediction.forces_file(out)
     with run_record(out, "predict", config, reads=[structures, *_files(model)], writes=[forces]) as record:
         predicted = prediction.predict(network, frames, batch_size, device, partial(sources.place, structures))
-        prediction.write_predictions(out, network.targets, predicted, frames, card.intervals)
+        prediction.write_predictions(out, network.targets, predicted, frames, card.intervals, card.references)
         if "forces" in predicted:
             copies = [atoms.copy() for atoms in frames]
             for k, atoms in enumerate(copies):
@@ -59,7 +60,10 @@ def predict(
                 atoms.calc = SinglePointCalculator(atoms, energy=float(predicted["energy"][k]), **values)
             write_structures(forces, copies)
         record["structures"] = len(frames)
+        record["references"] = card.references
     say(f"{len(frames)} predictions: {out}")
+    for name, what in card.references.items():
+        say(f"zero of {name}: {what}")
     return out
 
 

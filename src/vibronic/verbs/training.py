@@ -115,7 +115,7 @@ def train(
         check_writable(out)
         record["structures"] = {"fitted": len(fitted), "validated": len(chosen), "scored": len(scored)}
         record |= _fit(network, fitted, chosen, out, training, seed, device, devices)
-        card = _card(network, fitted, chosen, scored)
+        card = _card(network, data, fitted, chosen, scored)
         store.save(network, out, card)
         record["scores"] = card.scores
     for name, value in card.scores.items():
@@ -251,13 +251,16 @@ def _fit(
     return {"last": fit(network, data, validation, out, training, seed, device, devices)}
 
 
-def _card(network: Model, fitted: list[Atoms], chosen: list[Atoms], scored: list[Atoms]) -> Card:
+def _card(network: Model, data: str, fitted: list[Atoms], chosen: list[Atoms], scored: list[Atoms]) -> Card:
     """What the model was trained on, and how well it predicts what it was not."""
+    from vibronic.data import sources
     from vibronic.data.dataset import describe
     from vibronic.learning.prediction import intervals, predict, score
     from vibronic.learning.store import Card
 
-    card = Card(describe(fitted), licence="as the data")
+    zeros = sources.references(data)
+    references = {t.name: zeros[t.name] for t in network.targets if t.name in zeros}
+    card = Card(describe(fitted), licence="as the data", references=references)
     if scored:
         card.scores, card.units = score(network.targets, predict(network, scored), scored)
         own, units = network.own_scores(scored)
