@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 from vibronic import __version__, cli, verbs
 from vibronic.cli import main
 from vibronic.data.dataset import write_structures
+from vibronic.learning import store
 
 VERBS = {f.__name__: f for f in verbs.VERBS}
 
@@ -282,9 +283,27 @@ def test_sample_with_emt_is_reproducible(tmp_path: Path, copper: Atoms) -> None:
     assert written[0][0].info["temperature_K"] == 300
 
 
-def test_lists(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_models_say_what_they_are_for_and_how_good_they_are(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     assert main(["models"]) == 0
-    assert "painn" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    for name in store.shipped():
+        model, card = store.load(name)
+        row, *_ = [line for line in shown.splitlines() if line.startswith(f" {name} ")]
+        structures, (_, largest) = card.data["structures"], card.data["atoms"]
+        assert f"{structures:,} structures of 3 to {largest} atoms: H C N O F" in row
+        assert f"{card.scores[f'mae_{model.targets[0].name}']:.3g} " in shown
+        assert all(f"{t.name} [{t.unit}]" in shown for t in model.targets)
+        assert f"{name}: {card.summary}" in " ".join(shown.split())
+    assert "energy [eV], relative to free atoms" in shown
+    for kind, (module, _, what) in store.MODELS.items():
+        assert re.search(rf"^ {kind} +{re.escape(what)}", shown, re.MULTILINE)
+        assert module not in shown
+
+
+def test_lists(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["data"]) == 0
     assert "Ag3SBr-pbe" in capsys.readouterr().out
     assert main(["data", "NaCl", "--out", str(tmp_path / "x.extxyz")]) == 0

@@ -24,14 +24,38 @@ FORMAT = 1
 """Version of the folder's layout; a newer one is refused, not guessed at."""
 
 MODELS = {
-    "painn": ("vibronic.properties.painn", "PaiNN"),
-    "cgcnn": ("vibronic.properties.cgcnn", "CrystalGraph"),
-    "ridge": ("vibronic.properties.descriptors", "DescriptorRidge"),
-    "qdf2020": ("vibronic.fields.qdf2020", "QuantumDeepField2020"),
-    "qdf": ("vibronic.fields.qdf", "QuantumDeepField"),
-    "qdf-density": ("vibronic.fields.density", "FieldDensity"),
+    "ridge": (
+        "vibronic.properties.descriptors",
+        "DescriptorRidge",
+        "linear in pair and angle distributions: numbers per structure, in seconds; the floor to beat",
+    ),
+    "painn": (
+        "vibronic.properties.painn",
+        "PaiNN",
+        "equivariant message passing: energy, forces and stress from one potential, scalars beside them",
+    ),
+    "cgcnn": (
+        "vibronic.properties.cgcnn",
+        "CrystalGraph",
+        "the crystal graph network of arXiv 2511.15222: one number per structure",
+    ),
+    "qdf": (
+        "vibronic.fields.qdf",
+        "QuantumDeepField",
+        "a local field of orbitals under a functional fitted in closed form: energies, levels, in minutes",
+    ),
+    "qdf-density": (
+        "vibronic.fields.density",
+        "FieldDensity",
+        "electron densities of molecules, free atoms plus a deformation, from density matrices",
+    ),
+    "qdf2020": (
+        "vibronic.fields.qdf2020",
+        "QuantumDeepField2020",
+        "Quantum Deep Field as published (arXiv 2011.07929): energy, or HOMO and LUMO, of molecules",
+    ),
 }
-"""Every kind of model: its module and class, imported when asked for."""
+"""Every kind of model: its module and class, imported when asked for, and what it is in one line."""
 
 
 @dataclass
@@ -64,7 +88,7 @@ def class_of(kind: str) -> type[Model]:
     """
     if not isinstance(kind, str) or kind not in MODELS:
         raise VibronicError(f"there is no model kind '{kind}'; choose one of {', '.join(MODELS)}")
-    module, name = MODELS[kind]
+    module, name, _ = MODELS[kind]
     return getattr(import_module(module), name)
 
 

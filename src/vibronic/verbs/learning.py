@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,6 +13,7 @@ from vibronic.verbs.common import say
 
 if TYPE_CHECKING:
     from ase import Atoms
+    from rich.table import Table
 
     from vibronic.core.model import Model
     from vibronic.explain.attribution import Attribution
@@ -221,12 +223,53 @@ def evaluate(
     return metrics
 
 
-def models() -> list[str]:
-    """List the kinds of model and the models that ship with the package."""
+def models() -> list[dict[str, Any]]:
+    """List the models that ship with the package, with their errors and limits, and the kinds that can be trained.
+
+    Returns:
+        A row per shipped model: name, targets, trained_on, errors, summary.
+    """
+    from rich.console import Console
+
     from vibronic.learning import store
 
-    for kind, (module, name) in store.MODELS.items():
-        say(f"{kind:10s} {module}.{name}")
-    names = store.shipped()
-    say("shipped: " + (", ".join(names) if names else "none yet; train one with 'vibronic train'"))
-    return names
+    rows: list[dict[str, Any]] = []
+    for name in store.shipped():
+        network, card = store.load(name)
+        smallest, largest = card.data["atoms"]
+        elements = " ".join(card.data["elements"])
+        zeros = {target: f", relative to {what}" for target, what in card.references.items()}
+        row: dict[str, Any] = {
+            "name": name,
+            "targets": [
+                *(["density [e/Angstrom^3]"] if hasattr(network, "density_of") else []),
+                *(f"{t.name} [{t.unit}]{zeros.get(t.name, '')}" for t in network.targets),
+            ],
+            "trained_on": f"{card.data['structures']:,} structures of {smallest} to {largest} atoms: {elements}",
+            "errors": [
+                f"{score} {value:.3g} {card.units[score]}"
+                for score, value in card.scores.items()
+                if score.startswith(("mae", "nmae"))
+            ],
+            "summary": card.summary,
+        }
+        rows.append(row)
+    shown = [[r["name"], "\n".join(r["targets"]), r["trained_on"], "\n".join(r["errors"])] for r in rows]
+    console = Console(highlight=False)
+    console.print(_table(("shipped", "predicts", "trained on", "error on unseen ones"), shown))
+    for row in rows:
+        console.print(f"{row['name']}: {row['summary']}\n", markup=False)
+    kinds = [[kind, what] for kind, (_, _, what) in store.MODELS.items()]
+    console.print(_table(("kind to train", "what it is"), kinds))
+    return rows
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*header, box=box.SIMPLE_HEAD, pad_edge=False)
+    for row in rows:
+        table.add_row(*map(Text, row))  # text: a unit in brackets is no style
+    return table
