@@ -198,6 +198,8 @@ LABELS = [
     ("good.extxyz", "--targets energy --model.angle_cutoff 0", "positive"),
     ("good.extxyz", "--targets energy --training.epochs 0", "training.epochs"),
     ("good.extxyz", "--targets energy --devices 0", "--devices"),
+    ("good.extxyz", "--targets energy --devices 2", "--devices would change nothing"),
+    ("good.extxyz", "--targets energy --training.epochs 5", "closed form, without steps: --training.epochs would"),
 ]
 
 

@@ -14,6 +14,7 @@ from vibronic.cli import main
 from vibronic.core.errors import VibronicError
 from vibronic.learning import store
 from vibronic.learning.prediction import predict
+from vibronic.learning.recipe import Training
 
 SMALL = {"cutoffs": [4.0], "points": [60], "momentum": 2, "orbitals": 6, "components": 12}
 
@@ -84,3 +85,8 @@ def test_an_error_says_which_structure_it_is_of(molecules: Path, tmp_path: Path)
             verb(str(folder), str(tmp_path / "set"), out=tmp_path / "p.csv")
     with pytest.raises(VibronicError, match=r"b\.extxyz, structure 1: NH3 has charge 1"):
         verbs.train("qdf", str(tmp_path / "set"), targets=["energy"], out=tmp_path / "none")
+
+
+def test_settings_of_steps_are_refused_where_no_step_is_taken(molecules: Path, tmp_path: Path) -> None:
+    with pytest.raises(VibronicError, match=r"qdf is fitted in closed form, without steps: --training\.batch_size"):
+        verbs.train("qdf", str(molecules), model=SMALL, training=Training(batch_size=8), out=tmp_path / "model")

@@ -64,7 +64,7 @@ def train(
             left as they are.
         model: settings of the model, e.g. --model.width 64 --model.cutoff 5.0.
         training: how to train, e.g. --training.epochs 200; what is left alone suits the kind (qdf2020: its authors' 2,000
-            epochs).
+            epochs; ridge and qdf take no steps and refuse it).
         device: auto, cpu, gpu, ...
         devices: processes; more than one trains with DDP.
         out: model folder, with logs and checkpoints.
@@ -84,6 +84,8 @@ def train(
         raise VibronicError(
             f"--fractions are shares for training (more than 0), validation and test, of a sum up to 1, not {fractions}"
         )
+    steps = [f"training.{name}" for name, value in asdict(training).items() if value != getattr(Training(), name)]
+    steps += ["devices"] if devices > 1 else []
     recipe = store.class_of(kind).recipe
     if preset is not None:
         model, recipe, fractions = _preset(preset, kind, model, fractions)
@@ -106,6 +108,11 @@ def train(
         settings = _settings(kind, data, frames[0], targets, units, model)
         torch.manual_seed(seed)
         network = store.build(kind, **settings)
+        if network.closed_form and steps:
+            raise VibronicError(
+                f"{kind} is fitted in closed form, without steps: --{steps[0]} would change nothing; leave it out "
+                "(settings of the model are --model.NAME)"
+            )
         fitted, chosen, scored = _parts(network, data, frames, validation, test, fractions, seed)
         say(f"structures: {len(fitted)} to fit, {len(chosen)} to validate, {len(scored)} to score")
         if chosen and len(chosen) < 9:
