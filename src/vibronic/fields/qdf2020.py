@@ -28,6 +28,9 @@ from vibronic.core.scatter import scatter_sum
 from vibronic.core.targets import target
 from vibronic.fields.analysis import Anywhere
 
+POINTS = 5_000
+"""Points around an atom that are too many: their orbitals would take gigabytes for one molecule. The authors have 56."""
+
 
 class QuantumDeepField2020(Model):
     """The authors' model: energy as a sum over points, or HOMO and LUMO as a mean.
@@ -37,7 +40,7 @@ class QuantumDeepField2020(Model):
         units: unit of a target that Vibronic does not know.
         elements: symbols that get orbitals of their own; others are refused.
         basis_set: read as numbers of Gaussians: in 6-31G, 6 for 1s and 3 + 1 for 2s and 2p each, 3 + 1 for hydrogen's 1s.
-        radius: of the sphere of points around an atom, Angstrom.
+        radius: of the sphere of points around an atom, Angstrom; at most about ten intervals.
         interval: between points, Angstrom.
         width: molecular orbitals, and features of the functional.
         layers: of the functional.
@@ -89,6 +92,12 @@ class QuantumDeepField2020(Model):
             )
         if min(width, layers, hk_width, hk_layers) < 1 or not 0 < interval <= radius:
             raise VibronicError("qdf2020 needs positive widths and layers, and an interval of points within its radius")
+        count, most = 4 / 3 * np.pi * (radius / interval) ** 3, interval * (POINTS / (4 / 3 * np.pi)) ** (1 / 3)
+        if count > POINTS:
+            raise VibronicError(
+                f"a radius of {radius:g} Angstrom at an interval of {interval:g} gives every atom of qdf2020 {count:.1e} "
+                f"points, more than memory holds; choose a radius up to {most:.3g}, or a wider interval"
+            )
         self.extensive = self.targets[0].extensive
         self.register_buffer("offsets", sphere(radius, interval), persistent=False)
         for name, table in _orbitals(elements, basis_set).items():
