@@ -31,7 +31,8 @@ _FROM_CALCULATOR = ("energy", "forces", "stress", "dipole")
 def read_structures(path: Path | str) -> list[Atoms]:
     """All structures of a file that ASE reads (CIF, POSCAR, extxyz, xyz, cube, VASP and QE output, gzipped or not).
 
-    Of a folder, those of all its structure files, by name; other files in it are passed over, with a warning.
+    Of a folder, those of all its structure files, in the order of their names; other files in it are passed over, with a
+    warning. Files only: :func:`vibronic.data.sources.structures` reads sets by name as well.
 
     Raises:
         VibronicError: the file is missing, empty, truncated, binary, holds partial occupancies, unknown elements,
@@ -42,7 +43,8 @@ def read_structures(path: Path | str) -> list[Atoms]:
 
     path = Path(path)
     if not path.exists():
-        raise VibronicError(f"there is no file {path}")
+        hint = "" if path.suffix or len(path.parts) > 1 else " (sets by name: vibronic.data.sources.structures)"
+        raise VibronicError(f"there is no file {path}{hint}")
     if path.is_dir():
         files = structure_files(path)
         others = sorted(p.name for p in path.iterdir() if p.is_file() and p.name != "dataset.yaml" and p not in files)

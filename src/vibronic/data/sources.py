@@ -137,7 +137,11 @@ def resolve(name: str | Path) -> Path:
 
 
 def structures(name: str | Path) -> list[Atoms]:
-    """Structures of a file, folder or named set, labels in Vibronic's units."""
+    """Structures of a file, folder or named set, labels in Vibronic's units: the one way in for verbs and people.
+
+    Raises:
+        VibronicError: as :func:`read_labelled`; there is no such file or set, or it is not installed.
+    """
     made = _made(name)
     return made() if made else read_labelled(resolve(name))
 
