@@ -46,6 +46,30 @@ def test_help_names_every_parameter(verb: str, capsys: pytest.CaptureFixture[str
         assert re.search(rf"(--|^  |[ {{,]){name}\b", shown, re.MULTILINE), name
 
 
+@pytest.mark.parametrize("kind", verbs.KINDS["study"])
+def test_help_of_one_study_is_of_no_other(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    kinds = verbs.KINDS["study"]
+    assert main(["study", kind, "--help"]) == 0
+    shown = capsys.readouterr().out
+    text, options = shown.split("positional arguments:")
+    for option in set().union(*kinds.values()):
+        assert (f"--{option}" in options) == (option in kinds[kind]), option
+    assert re.search(rf"^{kind}: \w", text, re.MULTILINE)
+    assert "--workers" in options
+    for other in kinds.keys() - {kind}:
+        assert f"{other}: " not in shown
+        assert f"vibronic study {other}" not in shown
+
+
+def test_what_is_said_of_one_study_is_kept_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    def said(*arguments: str) -> str:
+        assert main(["study", *arguments, "--help"]) == 0
+        return " ".join(capsys.readouterr().out.split())
+
+    assert "training set sizes; 100, 300, 1000, of 11,831. (type" in said("extrapolation")
+    assert "of the dynamics, fs; shorter with hydrogen. (type" in said("thermal")
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_the_docstring_explains_exactly_the_parameters(verb: str) -> None:
     text = inspect.getdoc(VERBS[verb]) or ""
