@@ -12,7 +12,7 @@ from vibronic.core.batch import Batch
 from vibronic.core.errors import VibronicError
 from vibronic.data.dataset import GraphData
 from vibronic.explain.attribution import attribute
-from vibronic.fields.functional import KernelFunctional, farthest, matern, solve
+from vibronic.fields.functional import NOISES, KernelFunctional, farthest, matern, solve
 from vibronic.fields.local import LocalField, gaussians
 from vibronic.learning import store
 from vibronic.learning.calculator import ModelCalculator
@@ -204,7 +204,22 @@ def test_farthest_points_are_a_cover() -> None:
     assert {50, 51} < set(farthest(x, 3).tolist())
 
 
-def test_the_solution_is_the_minimum_and_the_noise_is_found() -> None:
+def test_the_noise_of_each_target_is_found() -> None:
+    """Columns of falling size, as those of a kernel: each noise has weights that it alone should let through."""
+    torch.manual_seed(0)
+    columns = torch.randn(2000, 300, dtype=torch.float64) / 300**0.5 * torch.logspace(0, -2, 300, dtype=torch.float64)
+    x, new = columns.split(1000)
+    truth = torch.randn(300, 3, dtype=torch.float64)
+    noises = (1e-6, 1e-4, 1e-2)
+    y = x @ truth + torch.randn(1000, 3, dtype=torch.float64) * torch.tensor(noises, dtype=torch.float64).sqrt()
+    error = torch.stack([(new @ (solve(x, y, noise) - truth)).abs().mean(0) for noise in NOISES])
+    found = (new @ (solve(x, y, None) - truth)).abs().mean(0)
+    assert (found < 1.15 * error.min(0)[0]).all()
+    assert (error > 1.3 * found).any(1)[[0, -1]].all()  # neither the least nor the most noise would do for all three
+    assert [NOISES[int(k)] for k in error.argmin(0)] == list(noises)
+
+
+def test_the_solution_is_the_minimum() -> None:
     torch.manual_seed(1)
     x = torch.randn(200, 6, dtype=torch.float64)
     truth = torch.randn(6, 1, dtype=torch.float64)
