@@ -197,7 +197,7 @@ class TestPyscf:
     @pytest.mark.parametrize(
         ("settings", "message"),
         [
-            ({}, r"PySCF has no basis 6-31G\* for I; choose another in the settings, for instance def2-SVP"),
+            ({}, r"PySCF has no basis 6-31G\* for I; choose another with --settings\.basis \(the def2 sets"),
             ({"basis": "nosuch"}, "PySCF has no basis nosuch for H, I"),
             ({"basis": "def2-SVP", "fitting": "nosuch"}, "PySCF has no fitting nosuch for H, I"),
         ],

@@ -31,8 +31,8 @@ _FROM_CALCULATOR = ("energy", "forces", "stress", "dipole")
 def read_structures(path: Path | str) -> list[Atoms]:
     """All structures of a file that ASE reads (CIF, POSCAR, extxyz, xyz, cube, VASP and QE output, gzipped or not).
 
-    Of a folder, those of all its structure files, in the order of their names; other files in it are passed over, with a
-    warning. Files only: :func:`vibronic.data.sources.structures` reads sets by name as well.
+    Of a folder, those of all its structure files, in the order of their names; other files in it are passed over, with
+    a warning. Files only: :func:`vibronic.data.sources.structures` reads sets by name as well.
 
     Raises:
         VibronicError: the file is missing, empty, truncated, binary, holds partial occupancies, unknown elements,

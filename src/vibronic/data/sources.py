@@ -163,7 +163,7 @@ def units(name: str | Path) -> dict[str, str]:
 
 
 def references(name: str | Path) -> dict[str, str]:
-    """What the labels of a file, folder or named set are relative to, by name; energies are total where nothing is said."""
+    """What the labels of a file, folder or named set are relative to, by name; total energies unless it says so."""
     given = qm9.REFERENCES if _made(name) else declared_references(resolve(name))
     return {"energy": "total energy, as in the labels", **given}
 

@@ -29,7 +29,7 @@ from vibronic.core.targets import target
 from vibronic.fields.analysis import Anywhere
 
 POINTS = 5_000
-"""Points around an atom that are too many: their orbitals would take gigabytes for one molecule. The authors have 56."""
+"""Points around an atom that are too many: their orbitals take gigabytes for one molecule. The authors have 56."""
 
 
 class QuantumDeepField2020(Model):
@@ -44,7 +44,8 @@ class QuantumDeepField2020(Model):
         interval: between points, Angstrom.
         width: molecular orbitals, and features of the functional.
         layers: of the functional.
-        hk_width, hk_layers: of the Hohenberg-Kohn map.
+        hk_width: features of the Hohenberg-Kohn map.
+        hk_layers: of that map.
     """
 
     kind = "qdf2020"
@@ -95,8 +96,8 @@ class QuantumDeepField2020(Model):
         count, most = 4 / 3 * np.pi * (radius / interval) ** 3, interval * (POINTS / (4 / 3 * np.pi)) ** (1 / 3)
         if count > POINTS:
             raise VibronicError(
-                f"a radius of {radius:g} Angstrom at an interval of {interval:g} gives every atom of qdf2020 {count:.1e} "
-                f"points, more than memory holds; choose a radius up to {most:.3g}, or a wider interval"
+                f"a radius of {radius:g} Angstrom at an interval of {interval:g} gives every atom of qdf2020 "
+                f"{count:.1e} points, more than memory holds; choose a radius up to {most:.3g}, or a wider interval"
             )
         self.extensive = self.targets[0].extensive
         self.register_buffer("offsets", sphere(radius, interval), persistent=False)

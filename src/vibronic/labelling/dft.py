@@ -87,9 +87,9 @@ class MolecularDFT(Calculator):
     lower triangle one after another, to 1e-7.
 
     Args:
-        settings: ``xc`` and ``basis``, names as PySCF knows them, a basis with its effective cores; ``fitting``, auxiliary
-            basis for the Coulomb energy (density fitting; empty for none); ``grid``, level of the exchange-correlation
-            grid from 1 to 9.
+        settings: ``xc`` and ``basis``, names as PySCF knows them, a basis with its effective cores; ``fitting``,
+            auxiliary basis for the Coulomb energy (density fitting; empty for none); ``grid``, level of the
+            exchange-correlation grid from 1 to 9.
     """
 
     implemented_properties = ["energy", "forces", "dipole", "homo", "lumo", "density_matrix"]  # noqa: RUF012 - as ASE declares it
@@ -105,8 +105,8 @@ class MolecularDFT(Calculator):
         """Converge when the structure is new; forces, which cost extra, only when asked for.
 
         Raises:
-            VibronicError: the structure is periodic, its spin does not fit, the basis lacks an element, or the SCF does not
-                converge.
+            VibronicError: the structure is periodic, its spin does not fit, the basis lacks an element, or the SCF does
+                not converge.
         """
         super().calculate(atoms, properties, system_changes)
         if system_changes or self._converged is None:
@@ -142,8 +142,8 @@ class MolecularDFT(Calculator):
             missing = [e for e in elements if name and not _has(name, e)]
             if missing:
                 raise VibronicError(
-                    f"PySCF has no {kind} {name} for {', '.join(missing)}; choose another in the settings, for instance "
-                    + ("def2-SVP" if kind == "basis" else "none")
+                    f"PySCF has no {kind} {name} for {', '.join(missing)}; choose another with --settings.{kind} "
+                    "(the def2 sets go up to Rn)"
                 )
         geometry = list(zip(atoms.get_chemical_symbols(), atoms.positions.tolist()))
         # A basis of valence orbitals, as def2-SVP from Rb on, means nothing without the potential of its cores.

@@ -24,11 +24,6 @@ FORMAT = 1
 """Version of the folder's layout; a newer one is refused, not guessed at."""
 
 MODELS = {
-    "ridge": (
-        "vibronic.properties.descriptors",
-        "DescriptorRidge",
-        "linear in pair and angle distributions: numbers per structure, in seconds; the floor to beat",
-    ),
     "painn": (
         "vibronic.properties.painn",
         "PaiNN",
@@ -38,6 +33,11 @@ MODELS = {
         "vibronic.properties.cgcnn",
         "CrystalGraph",
         "the crystal graph network of arXiv 2511.15222: one number per structure",
+    ),
+    "ridge": (
+        "vibronic.properties.descriptors",
+        "DescriptorRidge",
+        "linear in pair and angle distributions: numbers per structure, in seconds; the floor to beat",
     ),
     "qdf": (
         "vibronic.fields.qdf",

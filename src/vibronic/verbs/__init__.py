@@ -15,4 +15,4 @@ VERBS: tuple[Callable[..., Any], ...] = (
 """In the order in which a user meets them."""
 
 KINDS: dict[str, dict[str, set[str]]] = {"study": OPTIONS}
-"""Verbs of several kinds: which options each kind takes, of those that not all take. Help speaks of one as ``KIND: ...``."""
+"""Verbs of several kinds: the options of each kind that not all take. Help speaks of one kind as ``KIND: ...``."""
