@@ -81,7 +81,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, labelled_copper: list[Atoms])
         "ghost": ("b.xyz", water.replace("O", "X")),
         "tail": ("b.xyz", water[:-10]),
         "lost": ("b.xyz", water.replace("0.96", "nan")),
-        "notes": ("b.txt", "Bought water.\n"),
+        "packed": ("b.xyz.gz", ""),
     }
     for name, (file, text) in molecules.items():
         (here / f"molecules-{name}").mkdir()
@@ -143,7 +143,7 @@ STRUCTURE_FILES = [
     ("molecules-ghost", "b.xyz has an atom of unknown element"),
     ("molecules-tail", "b.xyz: it is damaged, truncated"),
     ("molecules-lost", "b.xyz has positions or lattice vectors that are not finite numbers"),
-    ("molecules-notes", "b.txt is in no format that ASE recognises"),
+    ("molecules-packed", "b.xyz.gz is empty"),
 ]
 
 
@@ -198,6 +198,8 @@ LABELS = [
     ("good.extxyz", "--targets energy --model.angle_cutoff 0", "positive"),
     ("good.extxyz", "--targets energy --training.epochs 0", "training.epochs"),
     ("good.extxyz", "--targets energy --devices 0", "--devices"),
+    ("good.extxyz", "--targets energy --devices 2", "--devices would change nothing"),
+    ("good.extxyz", "--targets energy --training.epochs 5", "closed form, without steps: --training.epochs would"),
 ]
 
 

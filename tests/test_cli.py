@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 from vibronic import __version__, cli, verbs
 from vibronic.cli import main
 from vibronic.data.dataset import write_structures
+from vibronic.learning import store
 
 VERBS = {f.__name__: f for f in verbs.VERBS}
 
@@ -43,6 +44,30 @@ def test_help_names_every_parameter(verb: str, capsys: pytest.CaptureFixture[str
     assert (inspect.getdoc(VERBS[verb]) or "").splitlines()[0] in shown
     for name in inspect.signature(VERBS[verb]).parameters:
         assert re.search(rf"(--|^  |[ {{,]){name}\b", shown, re.MULTILINE), name
+
+
+@pytest.mark.parametrize("kind", verbs.KINDS["study"])
+def test_help_of_one_study_is_of_no_other(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    kinds = verbs.KINDS["study"]
+    assert main(["study", kind, "--help"]) == 0
+    shown = capsys.readouterr().out
+    text, options = shown.split("positional arguments:")
+    for option in set().union(*kinds.values()):
+        assert (f"--{option}" in options) == (option in kinds[kind]), option
+    assert re.search(rf"^{kind}: \w", text, re.MULTILINE)
+    assert "--workers" in options
+    for other in kinds.keys() - {kind}:
+        assert f"{other}: " not in shown
+        assert f"vibronic study {other}" not in shown
+
+
+def test_what_is_said_of_one_study_is_kept_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    def said(*arguments: str) -> str:
+        assert main(["study", *arguments, "--help"]) == 0
+        return " ".join(capsys.readouterr().out.split())
+
+    assert "training set sizes; 100, 300, 1000, of 11,831. (type" in said("extrapolation")
+    assert "of the dynamics, fs; shorter with hydrogen. (type" in said("thermal")
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -282,9 +307,27 @@ def test_sample_with_emt_is_reproducible(tmp_path: Path, copper: Atoms) -> None:
     assert written[0][0].info["temperature_K"] == 300
 
 
-def test_lists(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_models_say_what_they_are_for_and_how_good_they_are(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     assert main(["models"]) == 0
-    assert "painn" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    for name in store.shipped():
+        model, card = store.load(name)
+        row, *_ = [line for line in shown.splitlines() if line.startswith(f" {name} ")]
+        structures, (_, largest) = card.data["structures"], card.data["atoms"]
+        assert f"{structures:,} structures of 3 to {largest} atoms: H C N O F" in row
+        assert f"{card.scores[f'mae_{model.targets[0].name}']:.3g} " in shown
+        assert all(f"{t.name} [{t.unit}]" in shown for t in model.targets)
+        assert f"{name}: {card.summary}" in " ".join(shown.split())
+    assert "energy [eV], relative to free atoms" in shown
+    for kind, (module, _, what) in store.MODELS.items():
+        assert re.search(rf"^ {kind} +{re.escape(what)}", shown, re.MULTILINE)
+        assert module not in shown
+
+
+def test_lists(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["data"]) == 0
     assert "Ag3SBr-pbe" in capsys.readouterr().out
     assert main(["data", "NaCl", "--out", str(tmp_path / "x.extxyz")]) == 0
@@ -300,6 +343,16 @@ def test_doctor_prints_what_engines_say(monkeypatch: pytest.MonkeyPatch, capsys:
 
 
 # --- endings ---
+
+
+def test_a_warning_is_one_line(tmp_path: Path, copper: Atoms) -> None:
+    (tmp_path / "set").mkdir()
+    write(tmp_path / "set" / "a.cif", copper)
+    (tmp_path / "set" / "README.md").write_text("Copper.\n")
+    run = [sys.executable, "-m", "vibronic", "data", str(tmp_path / "set")]
+    done = subprocess.run(run, capture_output=True, text=True, check=True)
+    told = f"vibronic: {tmp_path / 'set'}: ignored files that hold no structures: 1 (README.md)\n"
+    assert done.stderr == told
 
 
 @pytest.mark.parametrize(

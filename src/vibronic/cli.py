@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import inspect
 import os
 import re
 import sys
 import typing
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from vibronic.core.errors import VibronicError
+from vibronic.core.errors import VibronicError, VibronicWarning
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; exit status 0 when done, 2 for a mistake told in one sentence, 130 when interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+    warnings.formatwarning = _one_line_warning
     try:
         return _run(arguments)
     except VibronicError as error:
@@ -42,6 +45,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"vibronic: {error.strerror or error}{where}; the same command goes on once that is mended", file=sys.stderr
         )
         return 2
+
+
+_usual_warning = warnings.formatwarning
+
+
+def _one_line_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    if category is VibronicWarning:
+        return f"vibronic: {message}\n"
+    return _usual_warning(message, category, filename, lineno, line)
 
 
 def _run(arguments: list[str]) -> int:
@@ -77,6 +91,8 @@ def _run(arguments: list[str]) -> int:
     for action in parser._actions:
         if not action.option_strings:
             action.metavar = action.dest  # its YAML key; the choices stand beside it
+    if kind := next((word for word in rest if word in verbs.KINDS.get(name, ())), None):
+        _narrow(parser, kind, verbs.KINDS[name])
     try:
         settings = parser.instantiate(parser.parse_args(_spell(rest, function)))
     except (ArgumentError, TypeError, OSError) as error:
@@ -98,6 +114,26 @@ def _overview(functions: dict[str, Callable[..., Any]]) -> str:
 def _explanation(function: Callable[..., Any]) -> str:
     """The docstring up to its Args."""
     return re.split(r"\n\s*(?:Args|Returns|Raises):", inspect.getdoc(function) or "")[0]
+
+
+def _narrow(parser: argparse.ArgumentParser, kind: str, kinds: dict[str, set[str]]) -> None:
+    """Leave in the help what one kind of a verb takes, and what is said of it."""
+    others = [other for other in kinds if other != kind]
+    of_another = re.compile(rf"(vibronic \w+ )?({'|'.join(map(re.escape, others))})\b")
+    lines = (parser.description or "").splitlines()
+    parser.description = "\n".join(line for line in lines if not of_another.match(line.strip()))
+    foreign = set().union(*kinds.values()) - kinds[kind]
+    for action in parser._actions:
+        if action.dest in foreign:
+            action.help = argparse.SUPPRESS
+        elif action.help:
+            spoken_of, said = kind, []
+            for part in re.split(r";\s+", action.help.rstrip(".")):
+                named, colon, rest = part.partition(": ")
+                spoken_of = named if colon and named in kinds else spoken_of
+                if spoken_of == kind:
+                    said.append(rest if named == kind else part)
+            action.help = "; ".join(said) + "."
 
 
 def _formatter() -> type:

@@ -10,7 +10,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vibronic.core.errors import VibronicError
+from vibronic.core.errors import VibronicError, VibronicWarning
 from vibronic.core.targets import TARGETS
 from vibronic.core.units import GPA
 from vibronic.data.dataset import (
@@ -121,6 +121,31 @@ def test_a_folder_of_molecules(tmp_path: Path) -> None:
     batch = next(in_batches(frames, 5.0, 3))
     assert batch.n_atoms.tolist() == [12, 5, 3]
     assert not batch.cell.any()
+
+
+def test_what_no_format_claims_is_passed_over_and_counted(tmp_path: Path) -> None:
+    write_structures(tmp_path / "a.xyz", [molecule("H2O")])
+    (tmp_path / "dataset.yaml").write_text("units: {}")
+    for name in ("README.md", "index.json", "notes.txt", "plan.pdf", "scores.csv"):
+        (tmp_path / name).write_text("Bought water.\n")
+    (tmp_path / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
+    (tmp_path / "._a.xyz").write_bytes(b"\0\5\26\7")
+    with pytest.warns(VibronicWarning) as told:
+        assert len(read_structures(tmp_path)) == 1
+    assert len(told) == 1
+    assert str(told[0].message).endswith(
+        "ignored files that hold no structures: 7 (.DS_Store, ._a.xyz, README.md, ...)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("b.xyz", b""), ("POSCAR", b"?\n"), ("b.cif", b"\0\xff"), ("b.xyz.gz", b"?")]
+)
+def test_a_damaged_structure_file_is_not_passed_over(tmp_path: Path, name: str, content: bytes) -> None:
+    write_structures(tmp_path / "a.xyz", [molecule("H2O")])
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(VibronicError, match=name):
+        read_structures(tmp_path)
 
 
 def test_labels_are_demanded_by_name(labelled_copper: list[Atoms]) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from vibronic.core.errors import VibronicError
 from vibronic.data import sources
-from vibronic.data.dataset import label_of
+from vibronic.data.dataset import label_of, read_structures
 
 
 def test_embedded_sets_read_and_hold_what_they_say() -> None:
@@ -26,6 +26,11 @@ def test_the_dft_set_has_gaps_of_a_displaced_semiconductor() -> None:
     assert all(0 <= g < 1.0 for g in gaps)  # 0.89 eV static, closed by displacements
     for a in frames:
         assert label_of(a, "cbm") - label_of(a, "vbm") == pytest.approx(label_of(a, "band_gap"), abs=1e-3)
+
+
+def test_a_name_is_no_file_and_the_error_says_who_reads_names() -> None:
+    with pytest.raises(VibronicError, match=r"no file NaCl \(sets by name: vibronic\.data\.sources\.structures\)"):
+        read_structures("NaCl")
 
 
 def test_unknown_name_suggests() -> None:

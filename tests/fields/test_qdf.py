@@ -11,7 +11,8 @@ from scipy.spatial.transform import Rotation
 from vibronic.core.batch import Batch
 from vibronic.core.errors import VibronicError
 from vibronic.data.dataset import GraphData
-from vibronic.fields.functional import KernelFunctional, farthest, matern, solve
+from vibronic.explain.attribution import attribute
+from vibronic.fields.functional import NOISES, KernelFunctional, farthest, matern, solve
 from vibronic.fields.local import LocalField, gaussians
 from vibronic.learning import store
 from vibronic.learning.calculator import ModelCalculator
@@ -84,7 +85,7 @@ def test_distant_molecules_add_up_and_a_copy_has_the_same_mean(model) -> None:
 
 def test_the_energy_is_smooth_along_a_stretch_and_through_the_cutoffs(model) -> None:
     distances = np.arange(0.8, 6.0, 0.01)
-    chain = [Atoms("CH4", np.vstack([molecule("CH4").positions[:4], [[-d, -d, d]] / np.sqrt(3)])) for d in distances]
+    chain = [Atoms("CH4", np.vstack([molecule("CH4").positions[:4], [[-d, d, -d]] / np.sqrt(3)])) for d in distances]
     energies = of(model, *chain)["energy"]
     step, bend = np.diff(energies), np.diff(energies, 2)
     assert np.ptp(energies) > 0.1
@@ -127,7 +128,7 @@ def test_a_folder_gives_the_same_model(model, tmp_path) -> None:
     ("atoms", "said"),
     [
         (molecule("SiH4"), "never seen Si"),
-        (molecule("CH3"), "CH3 has an odd number of electrons"),
+        (Atoms("CH3", molecule("CH3").positions), "CH3 has an odd number of electrons"),
         (Atoms("O"), "smaller than any structure of the training"),
         (bulk("C", "diamond", a=3.57), "trained on molecules only"),
     ],
@@ -139,7 +140,7 @@ def test_what_it_never_saw_is_refused(model, atoms, said) -> None:
 
 def test_one_crystal_in_the_batch_does_not_let_a_radical_pass(model) -> None:
     with pytest.raises(VibronicError, match=r"periodic|odd number"):
-        of(model, molecule("CH3"), bulk("C", "diamond", a=3.57))
+        of(model, Atoms("CH3", molecule("CH3").positions), bulk("C", "diamond", a=3.57))
 
 
 def test_single_precision_turns_and_adds_up() -> None:
@@ -159,11 +160,16 @@ def test_single_precision_turns_and_adds_up() -> None:
     assert sum_of_two == pytest.approx(one + other, abs=4e-4)
 
 
-def test_an_ion_is_refused(model) -> None:
+def test_an_ion_is_refused_on_every_way_to_a_prediction(model) -> None:
     ion = molecule("CH4")
-    ion.info["charge"] = 2
-    with pytest.raises(VibronicError, match="neutral"):
+    ion.set_initial_charges([2, 0, 0, 0, 0])
+    with pytest.raises(VibronicError, match="initial charges that sum to 2"):
         of(model, ion)
+    ion.calc = ModelCalculator(model)
+    with pytest.raises(VibronicError, match="initial charges that sum to 2"):
+        ion.get_potential_energy()
+    with pytest.raises(VibronicError, match="initial charges that sum to 2"):
+        attribute(model, ion, "energy")
 
 
 @pytest.mark.parametrize(
@@ -198,7 +204,22 @@ def test_farthest_points_are_a_cover() -> None:
     assert {50, 51} < set(farthest(x, 3).tolist())
 
 
-def test_the_solution_is_the_minimum_and_the_noise_is_found() -> None:
+def test_the_noise_of_each_target_is_found() -> None:
+    """Columns of falling size, as those of a kernel: each noise has weights that it alone should let through."""
+    torch.manual_seed(0)
+    columns = torch.randn(2000, 300, dtype=torch.float64) / 300**0.5 * torch.logspace(0, -2, 300, dtype=torch.float64)
+    x, new = columns.split(1000)
+    truth = torch.randn(300, 3, dtype=torch.float64)
+    noises = (1e-6, 1e-4, 1e-2)
+    y = x @ truth + torch.randn(1000, 3, dtype=torch.float64) * torch.tensor(noises, dtype=torch.float64).sqrt()
+    error = torch.stack([(new @ (solve(x, y, noise) - truth)).abs().mean(0) for noise in NOISES])
+    found = (new @ (solve(x, y, None) - truth)).abs().mean(0)
+    assert (found < 1.15 * error.min(0)[0]).all()
+    assert (error > 1.3 * found).any(1)[[0, -1]].all()  # neither the least nor the most noise would do for all three
+    assert [NOISES[int(k)] for k in error.argmin(0)] == list(noises)
+
+
+def test_the_solution_is_the_minimum() -> None:
     torch.manual_seed(1)
     x = torch.randn(200, 6, dtype=torch.float64)
     truth = torch.randn(6, 1, dtype=torch.float64)

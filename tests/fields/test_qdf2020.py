@@ -12,7 +12,7 @@ from ase.calculators.emt import EMT
 from vibronic.core.batch import Batch
 from vibronic.core.errors import VibronicError
 from vibronic.data.dataset import GraphData, write_structures
-from vibronic.fields.qdf2020 import QuantumDeepField2020
+from vibronic.fields.qdf2020 import POINTS, QuantumDeepField2020
 from vibronic.learning import store
 from vibronic.learning.recipe import Training
 from vibronic.learning.training import fit
@@ -289,3 +289,14 @@ def test_the_verb_trains_it_with_its_own_recipe(molecules, tmp_path: Path) -> No
     model, card = store.load(out)
     assert isinstance(model, QuantumDeepField2020)
     assert np.isfinite(card.scores["mae_energy"])
+
+
+@pytest.mark.parametrize("radius", [3.3, 100.0, 1e6])
+def test_more_points_than_memory_holds_are_refused_before_they_are_made(radius: float) -> None:
+    with pytest.raises(VibronicError, match=r"points, more than memory holds; choose a radius up to 3\.18"):
+        store.build("qdf2020", radius=radius)
+
+
+def test_as_many_points_as_are_allowed() -> None:
+    offsets = store.build("qdf2020", radius=3.18).offsets
+    assert 0.8 * POINTS < len(offsets) < 1.05 * POINTS

@@ -194,6 +194,26 @@ class TestPyscf:
         with pytest.raises(VibronicError, match=message):
             atoms.get_potential_energy()
 
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            ({}, r"PySCF has no basis 6-31G\* for I; choose another with --settings\.basis \(the def2 sets"),
+            ({"basis": "nosuch"}, "PySCF has no basis nosuch for H, I"),
+            ({"basis": "def2-SVP", "fitting": "nosuch"}, "PySCF has no fitting nosuch for H, I"),
+        ],
+    )
+    def test_a_basis_without_an_element_is_one_sentence(self, settings, message):
+        atoms = Atoms("HI", [(0, 0, 0), (0, 0, 1.61)])
+        atoms.calc = engine("pyscf", **settings).calculator()
+        with pytest.raises(VibronicError, match=message):
+            atoms.get_potential_energy()
+
+    def test_the_cores_of_heavy_atoms_come_with_the_basis(self):
+        """All electrons in the 31 functions of def2-SVP would give -2,000 Hartree."""
+        atoms = Atoms("HI", [(0, 0, 0), (0, 0, 1.61)])
+        atoms.calc = engine("pyscf", basis="def2-SVP", grid=1).calculator()
+        assert atoms.get_potential_energy() / Hartree == pytest.approx(-298.28, abs=0.02)
+
 
 @pytest.mark.slow
 class TestGpaw:

@@ -6,14 +6,16 @@ from ase import Atoms
 from ase.build import bulk
 from ase.calculators.calculator import PropertyNotImplementedError
 from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_stress
+from ase.io import write
 from ase.md.verlet import VelocityVerlet
 from ase.units import fs
 
 from vibronic.core.errors import VibronicError
 from vibronic.core.model import Model
-from vibronic.data.dataset import GraphData
+from vibronic.data.dataset import GraphData, read_structures
 from vibronic.learning import store
 from vibronic.learning.calculator import ModelCalculator
+from vibronic.learning.prediction import predict
 
 
 @pytest.fixture
@@ -59,3 +61,19 @@ def test_unseen_elements(potential: Model) -> None:
     atoms.calc = ModelCalculator(potential)
     with pytest.raises(VibronicError, match="never seen Ag"):
         atoms.get_potential_energy()
+
+
+def test_overlapping_atoms_are_refused_in_the_words_of_every_other_way(potential: Model, tmp_path) -> None:
+    atoms = Atoms("Cu2", [[0, 0, 0], [0, 0, 0.1]])
+    overlap = "atoms 0 (Cu) and 1 (Cu) overlap (closer than 0.4 Angstrom)"
+    atoms.calc = ModelCalculator(potential)
+    with pytest.raises(VibronicError) as refused:
+        atoms.get_potential_energy()
+    assert str(refused.value) == f"Cu2: {overlap}"
+    with pytest.raises(VibronicError) as refused:
+        predict(potential, [bulk("Cu"), atoms])
+    assert str(refused.value) == f"structure 1: Cu2: {overlap}"
+    write(tmp_path / "overlap.extxyz", Atoms("Cu2", atoms.positions))
+    with pytest.raises(VibronicError) as refused:
+        read_structures(tmp_path / "overlap.extxyz")
+    assert str(refused.value).endswith(f"overlap.extxyz: {overlap}")

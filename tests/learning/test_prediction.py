@@ -17,6 +17,7 @@ from vibronic.learning.prediction import (
     intervals,
     on_device,
     predict,
+    predictions_of,
     read_predictions,
     score,
     torch_device,
@@ -93,6 +94,17 @@ def test_the_table(tmp_path: Path) -> None:
     assert float(rows[0]["energy_high [eV]"]) == pytest.approx(4.2)  # intervals of extensive targets are per atom
     assert rows[0]["band_gap_low [eV]"] == ""  # not calibrated
     assert [float(rows[0][f"stress_{c} [eV/Angstrom^3]"]) for c in ("zz", "yz")] == [8, 5]
+
+
+def test_the_table_says_what_energies_are_relative_to(tmp_path: Path) -> None:
+    frames, zero = with_gaps([1, 2]), "free atoms, at 0 K"
+    write_predictions(tmp_path / "p.csv", [ENERGY], {"energy": [4.0, 5.0]}, frames, {}, {"energy": zero})
+    (names, *rows) = csv.reader((tmp_path / "p.csv").read_text().splitlines())
+    assert names[3:] == ["energy [eV]", "energy_low [eV]", "energy_high [eV]", "energy_reference"]
+    assert [row[-1] for row in rows] == [zero, zero]
+    targets, values = predictions_of(tmp_path / "p.csv", frames)
+    assert [t.name for t in targets] == ["energy"]
+    assert values["energy"].tolist() == [4, 5]
 
 
 def test_the_table_keeps_the_meV_of_an_energy_of_all_electrons(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from ase.data import chemical_symbols
 
 from vibronic.core.errors import VibronicError
 from vibronic.learning import store
@@ -16,7 +17,12 @@ from vibronic.learning import store
 def folder(tmp_path: Path) -> Path:
     model = store.build("painn", targets=["energy"], width=8, layers=1)
     card = store.Card(
-        {"structures": 3}, {"mae_energy": 0.01}, {"mae_energy": "eV/atom"}, {"energy": 0.02}, summary="A test."
+        {"structures": 3},
+        {"mae_energy": 0.01},
+        {"mae_energy": "eV/atom"},
+        {"energy": 0.02},
+        summary="A test.",
+        references={"energy": "free atoms"},
     )
     store.save(model, tmp_path / "model", card)
     return tmp_path / "model"
@@ -44,6 +50,23 @@ def test_the_card_comes_back(folder: Path) -> None:
     assert card.scores == {"mae_energy": 0.01}
     assert card.intervals == {"energy": 0.02}
     assert card.data == {"structures": 3}
+    assert (card.summary, card.references) == ("A test.", {"energy": "free atoms"})
+
+
+def test_a_folder_of_before_summaries_and_references_loads(folder: Path) -> None:
+    path = folder / "config.json"
+    described = json.loads(path.read_text())
+    path.write_text(json.dumps({k: v for k, v in described.items() if k not in ("summary", "references")}))
+    _, card = store.load(folder)
+    assert (card.summary, card.references) == ("", {})
+
+
+def test_every_shipped_model_says_what_it_is_for_and_its_zero() -> None:
+    for name in store.shipped():
+        model, card = store.load(name)
+        assert len(card.summary) > 100
+        assert card.data["elements"] == [chemical_symbols[z] for z in model.elements.tolist()]
+        assert {t.name for t in model.targets if t.name == "energy"} == set(card.references)
 
 
 def test_loading_imports_nothing_that_the_folder_names(

@@ -182,3 +182,18 @@ def test_an_own_target_may_end_like_a_bound(data: str, tmp_path: Path, labelled_
     atoms.info["gap_low"] = 1.0
     write_structures(tmp_path / "one.extxyz", [atoms])
     assert evaluate("predictions", table, str(tmp_path / "one.extxyz"), tmp_path / "m.json")["mae_gap_low"] == 0.5
+
+
+def test_the_zero_of_energies_goes_from_the_data_to_the_table(data: str, tmp_path: Path, capsys) -> None:
+    def told() -> tuple[str, str]:
+        folder = train("ridge", data, ["energy", "band_gap"], out=tmp_path / "m")
+        table = predict(str(folder), data, out=tmp_path / "p.csv")
+        rows = list(csv.DictReader(table.read_text().splitlines()))
+        said = capsys.readouterr().out.splitlines()[-1]
+        assert f"Zero of energy: {rows[0]['energy_reference']}." in (folder / "README.md").read_text()
+        assert "band_gap_reference" not in rows[0]
+        return rows[0]["energy_reference"], said
+
+    assert told() == ("total energy, as in the labels", "zero of energy: total energy, as in the labels")
+    (tmp_path / "dataset.yaml").write_text("references: {energy: free atoms}")
+    assert told() == ("free atoms", "zero of energy: free atoms")

@@ -10,7 +10,11 @@ from ase.build import molecule
 from ase.io import write
 
 from vibronic import verbs
+from vibronic.cli import main
 from vibronic.core.errors import VibronicError
+from vibronic.learning import store
+from vibronic.learning.prediction import predict
+from vibronic.learning.recipe import Training
 
 SMALL = {"cutoffs": [4.0], "points": [60], "momentum": 2, "orbitals": 6, "components": 12}
 
@@ -44,10 +48,45 @@ def test_train_and_predict(molecules: Path, tmp_path: Path) -> None:
         assert (value < high).all()
 
 
-def test_an_ion_is_one_sentence(molecules: Path, tmp_path: Path) -> None:
+def test_an_ion_is_one_sentence(molecules: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = verbs.train("qdf", str(molecules), targets=["energy"], model=SMALL, out=tmp_path / "model")
-    ion = molecule("NH3")
+    triplet, ion = molecule("CH2_s3B1d"), molecule("NH3")
+    ion.info["total_charge"] = 1
+    for atoms, word in ((triplet, "magnetic moments of 2"), (ion, "total_charge 1")):
+        write(tmp_path / "refused.extxyz", atoms)
+        refused = str(tmp_path / "refused.extxyz")
+        for command in (["predict", str(folder), refused], ["train", "qdf", refused, "--targets", "energy"]):
+            assert main([*command, "--out", str(tmp_path / "none")]) == 2
+            told = capsys.readouterr().err.strip()
+            assert word in told
+            assert len(told.splitlines()) == 1
+
+
+def test_an_error_says_which_structure_it_is_of(molecules: Path, tmp_path: Path) -> None:
+    folder = verbs.train("qdf", str(molecules), targets=["energy"], model=SMALL, out=tmp_path / "model")
+    model, _ = store.load(folder)
+    good = molecule("CH4")
+    good.info["energy"] = -1.0
+    radical = Atoms("CH3", molecule("CH3").positions)  # refused when the model sees it
+    ion, foreign = molecule("NH3"), molecule("SiH4")  # refused before
     ion.info["charge"] = 1
-    write(tmp_path / "ion.extxyz", ion)
-    with pytest.raises(VibronicError, match="neutral"):
-        verbs.predict(str(folder), str(tmp_path / "ion.extxyz"), out=tmp_path / "p.csv")
+    for bad, word in ((radical, "odd number"), (ion, "charge 1"), (foreign, "never seen Si")):
+        frames = [good, good, good, bad]
+        with pytest.raises(VibronicError, match=f"^structure 3: .*{word}"):
+            predict(model, frames, batch_size=2)
+        write(tmp_path / "some.extxyz", frames)
+        with pytest.raises(VibronicError, match=rf"some\.extxyz, structure 3: .*{word}"):
+            verbs.predict(str(folder), str(tmp_path / "some.extxyz"), out=tmp_path / "p.csv")
+    (tmp_path / "set").mkdir()
+    write(tmp_path / "set" / "a.extxyz", [good, good, good])
+    write(tmp_path / "set" / "b.extxyz", [good, ion])
+    for verb in (verbs.predict, verbs.explain):
+        with pytest.raises(VibronicError, match=r"b\.extxyz, structure 1: NH3 has charge 1"):
+            verb(str(folder), str(tmp_path / "set"), out=tmp_path / "p.csv")
+    with pytest.raises(VibronicError, match=r"b\.extxyz, structure 1: NH3 has charge 1"):
+        verbs.train("qdf", str(tmp_path / "set"), targets=["energy"], out=tmp_path / "none")
+
+
+def test_settings_of_steps_are_refused_where_no_step_is_taken(molecules: Path, tmp_path: Path) -> None:
+    with pytest.raises(VibronicError, match=r"qdf is fitted in closed form, without steps: --training\.batch_size"):
+        verbs.train("qdf", str(molecules), model=SMALL, training=Training(batch_size=8), out=tmp_path / "model")

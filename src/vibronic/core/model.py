@@ -87,15 +87,21 @@ class Model(nn.Module):
     def check_neutral(self, atoms: Atoms) -> None:
         """Refuse ions and open shells: no model here sees charge or spin, and would predict the neutral closed shell.
 
+        A charge is ``info["charge"]``, ``info["total_charge"]``, or what ``initial_charges`` sum to (partial charges of
+        a neutral structure sum to zero, but for their rounding). Unpaired electrons are ``info["spin"]`` and, of a
+        molecule, ``initial_magmoms``. Those of a crystal are no more than the start of a calculation, and pass.
+
         Raises:
-            VibronicError: ``info["charge"]`` or ``info["spin"]`` is not zero.
+            VibronicError: one of them is not zero.
         """
-        for name in ("charge", "spin"):
+        for name in ("charge", "total_charge", "spin"):
             value = atoms.info.get(name, 0)
             if not isinstance(value, int | float | np.number) or value != 0:
-                raise VibronicError(
-                    f"{atoms.symbols} has {name} {value}, and the model knows neutral closed-shell structures only"
-                )
+                raise _not_neutral(atoms, f"{name} {value}")
+        if not abs(total := float(atoms.get_initial_charges().sum())) < 0.5:
+            raise _not_neutral(atoms, f"initial charges that sum to {total:g}")
+        if not atoms.pbc.any() and not (unpaired := float(np.abs(atoms.get_initial_magnetic_moments()).sum())) < 0.5:
+            raise _not_neutral(atoms, f"initial magnetic moments of {unpaired:g} unpaired electrons")
 
     def check_elements(self, numbers: Tensor) -> None:
         """Refuse elements that the model never saw.
@@ -113,3 +119,7 @@ class Model(nn.Module):
             raise VibronicError(
                 f"the model has never seen {names(unseen)}; it was trained on {names(set(self.elements.tolist()))} only"
             )
+
+
+def _not_neutral(atoms: Atoms, what: str) -> VibronicError:
+    return VibronicError(f"{atoms.symbols} has {what}, and the model knows neutral closed-shell structures only")

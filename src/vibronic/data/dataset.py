@@ -12,10 +12,11 @@ import torch
 from ase import Atoms
 from ase.calculators.calculator import PropertyNotImplementedError
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.data import chemical_symbols
 from torch.utils.data import DataLoader, Sampler
 
 from vibronic.core.batch import Batch
-from vibronic.core.errors import VibronicError
+from vibronic.core.errors import VibronicError, VibronicWarning
 from vibronic.core.neighbors import neighbor_list
 from vibronic.core.provenance import writable
 from vibronic.core.targets import TARGETS, Target, target
@@ -30,6 +31,9 @@ _FROM_CALCULATOR = ("energy", "forces", "stress", "dipole")
 def read_structures(path: Path | str) -> list[Atoms]:
     """All structures of a file that ASE reads (CIF, POSCAR, extxyz, xyz, cube, VASP and QE output, gzipped or not).
 
+    Of a folder, those of all its structure files, in the order of their names; other files in it are passed over, with
+    a warning. Files only: :func:`vibronic.data.sources.structures` reads sets by name as well.
+
     Raises:
         VibronicError: the file is missing, empty, truncated, binary, holds partial occupancies, unknown elements,
             overlapping atoms, a cell without volume or positions that are not numbers.
@@ -39,12 +43,16 @@ def read_structures(path: Path | str) -> list[Atoms]:
 
     path = Path(path)
     if not path.exists():
-        raise VibronicError(f"there is no file {path}")
+        hint = "" if path.suffix or len(path.parts) > 1 else " (sets by name: vibronic.data.sources.structures)"
+        raise VibronicError(f"there is no file {path}{hint}")
     if path.is_dir():
-        files = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
-        files = [p for p in files if p.suffix.lower() not in (".yaml", ".json", ".md", ".csv")]
+        files = structure_files(path)
+        others = sorted(p.name for p in path.iterdir() if p.is_file() and p.name != "dataset.yaml" and p not in files)
         if not files:
             raise VibronicError(f"the folder {path} holds no structure files")
+        if others:
+            shown = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
+            warnings.warn(f"{path}: ignored files that hold no structures: {len(others)} ({shown})", VibronicWarning, 2)
         return [atoms for file in files for atoms in read_structures(file)]
     if path.stat().st_size == 0:
         raise VibronicError(f"the file {path} is empty")
@@ -67,6 +75,24 @@ def read_structures(path: Path | str) -> list[Atoms]:
         where = f"{path}, structure {k}" if len(frames) > 1 else str(path)
         check_structure(atoms, where)
     return frames
+
+
+def structure_files(folder: Path) -> list[Path]:
+    """The files of a folder that a format of ASE claims, by name or content, sorted; damaged ones among them."""
+    return sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".") and _claimed(p))
+
+
+def _claimed(path: Path) -> bool:
+    from ase.io.formats import UnknownFileTypeError, extension2format, filetype
+
+    if path.suffix.lower() in (".csv", ".json", ".md", ".yaml"):  # ours, and notes; ASE takes .md for CASTEP's dynamics
+        return False
+    try:
+        return filetype(str(path), guess=False) is not None
+    except UnknownFileTypeError:  # also what is said of any empty file
+        return path.stat().st_size == 0 and any(suffix[1:] in extension2format for suffix in path.suffixes)
+    except (OSError, EOFError):  # cut off within its compression
+        return True
 
 
 def check_structure(atoms: Atoms, where: str = "the structure") -> None:
@@ -178,6 +204,15 @@ def declared_units(path: Path | str) -> dict[str, str]:
     Raises:
         VibronicError: the ``dataset.yaml`` is damaged.
     """
+    return _declared(path, "units")
+
+
+def declared_references(path: Path | str) -> dict[str, str]:
+    """Zeros by label name, as :func:`declared_units`: ``references: {energy: free atoms}``."""
+    return _declared(path, "references")
+
+
+def _declared(path: Path | str, key: str) -> dict[str, str]:
     import yaml
 
     path = Path(path)
@@ -186,10 +221,10 @@ def declared_units(path: Path | str) -> dict[str, str]:
         return {}
     try:
         described = yaml.safe_load(sidecar.read_text()) or {}
-        return {str(name): str(unit) for name, unit in dict(described.get("units", {})).items()}
+        return {str(name): str(value) for name, value in dict(described.get(key, {})).items()}
     except (yaml.YAMLError, AttributeError, TypeError, ValueError, UnicodeDecodeError) as error:
         raise VibronicError(
-            f"{sidecar} is not a description of a data set (expected 'units: {{name: unit}}')"
+            f"{sidecar} is not a description of a data set (expected '{key}: {{name: ...}}')"
         ) from error
 
 
@@ -359,6 +394,7 @@ def describe(structures: Sequence[Atoms]) -> Mapping[str, object]:
     return {
         "structures": len(structures),
         "atoms": [min(map(len, structures)), max(map(len, structures))],
+        "elements": [chemical_symbols[z] for z in sorted({z for a in structures for z in a.numbers.tolist()})],
         "formulas": sorted({a.get_chemical_formula(empirical=True) for a in structures})[:10],
         "labels": {n: TARGETS[n].unit for n in names},
         "methods": sorted({str(a.info["method"]) for a in structures if "method" in a.info}),

@@ -62,6 +62,12 @@ ATOMS: dict[str, dict[int, float]] = {
 }
 """Free atoms, Hartree, from the authors of QM9 (their ``atomref.txt``): subtracted, so that these four are atomisation energies."""
 
+REFERENCES = {
+    "energy": "free atoms (atomisation energy at 0 K, with the zero-point energy)",
+    **dict.fromkeys(("energy_298K", "enthalpy_298K", "free_energy_298K"), "free atoms at 298.15 K"),
+}
+"""Target -> its zero."""
+
 _NUMBERS = {"H": 1, "C": 6, "N": 7, "O": 8, "F": 9}
 
 

@@ -14,7 +14,13 @@ from ase import Atoms
 
 from vibronic.core.errors import VibronicError
 from vibronic.data import qm9
-from vibronic.data.dataset import declared_units, read_labelled, read_structures
+from vibronic.data.dataset import (
+    declared_references,
+    declared_units,
+    read_labelled,
+    read_structures,
+    structure_files,
+)
 
 
 @dataclass(frozen=True)
@@ -131,14 +137,35 @@ def resolve(name: str | Path) -> Path:
 
 
 def structures(name: str | Path) -> list[Atoms]:
-    """Structures of a file, folder or named set, labels in Vibronic's units."""
+    """Structures of a file, folder or named set, labels in Vibronic's units: the one way in for verbs and people.
+
+    Raises:
+        VibronicError: as :func:`read_labelled`; there is no such file or set, or it is not installed.
+    """
     made = _made(name)
     return made() if made else read_labelled(resolve(name))
+
+
+def place(name: str | Path, k: int) -> str:
+    """Where structure ``k`` (from 0) of :func:`structures` is: the file or named set, and its number there."""
+    if not _made(name) and resolve(name).is_dir():
+        for file in structure_files(resolve(name)):
+            there = len(read_structures(file))
+            if k < there:
+                return f"{file}, structure {k}"
+            k -= there
+    return f"{name}, structure {k}"
 
 
 def units(name: str | Path) -> dict[str, str]:
     """Units by label name that the ``dataset.yaml`` of a file, folder or named set gives; empty without one."""
     return {} if _made(name) else declared_units(resolve(name))
+
+
+def references(name: str | Path) -> dict[str, str]:
+    """What the labels of a file, folder or named set are relative to, by name; total energies unless it says so."""
+    given = qm9.REFERENCES if _made(name) else declared_references(resolve(name))
+    return {"energy": "total energy, as in the labels", **given}
 
 
 def crystal(name: str | Path) -> Atoms:

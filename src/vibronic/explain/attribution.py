@@ -19,6 +19,7 @@ from torch import Tensor
 from vibronic.core.batch import Batch
 from vibronic.core.errors import VibronicError
 from vibronic.core.model import Model
+from vibronic.learning.prediction import check
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def attribute(model: Model, atoms: Atoms, target: str, steps: int = 32) -> Attri
         steps: points of the integral (Gauss-Legendre).
 
     Raises:
-        VibronicError: the model has no such scalar target, never saw an element, or there is no step to take.
+        VibronicError: the model has no such scalar target or refuses the structure, or there is no step to take.
     """
     from captum.attr import IntegratedGradients
 
@@ -72,8 +73,8 @@ def attribute(model: Model, atoms: Atoms, target: str, steps: int = 32) -> Attri
     if steps < 1:
         raise VibronicError(f"the integral needs at least one step, not {steps}")
     model.eval()
+    check(model, atoms)
     batch = Batch.from_atoms(atoms, model.cutoff, dtype=model.dtype)
-    model.check_elements(batch.numbers)
     edges = batch.edge_index.shape[1]
 
     def presence(weights: Tensor) -> Tensor:

@@ -174,6 +174,7 @@ class FieldDensity(Model):
 
     def check_neutral(self, atoms: Atoms) -> None:
         """Refuse what :meth:`density_of` refuses, where only the dipole is asked for."""
+        super().check_neutral(atoms)
         checked(atoms)
 
     def density_of(self, structure: Atoms) -> GaussianDensity:
@@ -182,7 +183,8 @@ class FieldDensity(Model):
         Raises:
             VibronicError: it is periodic, charged, has unpaired electrons, overlapping atoms or an unseen element.
         """
-        centred = checked(structure).copy()
+        self.check_neutral(structure)
+        centred = structure.copy()
         centred.positions -= centred.positions.mean(0)  # single precision would notice a molecule that is far away
         batch = Batch.from_atoms(centred, self.cutoff, dtype=self.dtype)
         self.check_elements(batch.numbers)

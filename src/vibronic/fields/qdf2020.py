@@ -31,6 +31,8 @@ from vibronic.fields.analysis import Anywhere
 UNSUPERVISED = (
     "unsupervised density: the model learned from no density, and nothing makes this one integrate to the electrons"
 )
+POINTS = 5_000
+"""Points around an atom that are too many: their orbitals take gigabytes for one molecule. The authors have 56."""
 
 
 class QuantumDeepField2020(Model):
@@ -41,11 +43,12 @@ class QuantumDeepField2020(Model):
         units: unit of a target that Vibronic does not know.
         elements: symbols that get orbitals of their own; others are refused.
         basis_set: read as numbers of Gaussians: in 6-31G, 6 for 1s and 3 + 1 for 2s and 2p each, 3 + 1 for hydrogen's 1s.
-        radius: of the sphere of points around an atom, Angstrom.
+        radius: of the sphere of points around an atom, Angstrom; at most about ten intervals.
         interval: between points, Angstrom.
         width: molecular orbitals, and features of the functional.
         layers: of the functional.
-        hk_width, hk_layers: of the Hohenberg-Kohn map.
+        hk_width: features of the Hohenberg-Kohn map.
+        hk_layers: of that map.
     """
 
     kind = "qdf2020"
@@ -93,6 +96,12 @@ class QuantumDeepField2020(Model):
             )
         if min(width, layers, hk_width, hk_layers) < 1 or not 0 < interval <= radius:
             raise VibronicError("qdf2020 needs positive widths and layers, and an interval of points within its radius")
+        count, most = 4 / 3 * np.pi * (radius / interval) ** 3, interval * (POINTS / (4 / 3 * np.pi)) ** (1 / 3)
+        if count > POINTS:
+            raise VibronicError(
+                f"a radius of {radius:g} Angstrom at an interval of {interval:g} gives every atom of qdf2020 "
+                f"{count:.1e} points, more than memory holds; choose a radius up to {most:.3g}, or a wider interval"
+            )
         self.extensive = self.targets[0].extensive
         self.register_buffer("offsets", sphere(radius, interval), persistent=False)
         for name, table in _orbitals(elements, basis_set).items():
@@ -160,6 +169,7 @@ class QuantumDeepField2020(Model):
 
     def density_of(self, structure: Atoms) -> Anywhere:
         """The density as electrons per Angstrom^3 (see :meth:`density`): nothing makes it integrate to the electrons."""
+        self.check_neutral(structure)
         batch = Batch.from_atoms(structure, self.cutoff, dtype=self.dtype)
         self.check_elements(batch.numbers)
         interval: Any = self.config["interval"]

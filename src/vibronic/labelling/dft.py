@@ -87,8 +87,9 @@ class MolecularDFT(Calculator):
     lower triangle one after another, to 1e-7.
 
     Args:
-        settings: ``xc`` and ``basis``, names as PySCF knows them; ``fitting``, auxiliary basis for the Coulomb energy
-            (density fitting; empty for none); ``grid``, level of the exchange-correlation grid from 1 to 9.
+        settings: ``xc`` and ``basis``, names as PySCF knows them, a basis with its effective cores; ``fitting``,
+            auxiliary basis for the Coulomb energy (density fitting; empty for none); ``grid``, level of the
+            exchange-correlation grid from 1 to 9.
     """
 
     implemented_properties = ["energy", "forces", "dipole", "homo", "lumo", "density_matrix"]  # noqa: RUF012 - as ASE declares it
@@ -104,7 +105,8 @@ class MolecularDFT(Calculator):
         """Converge when the structure is new; forces, which cost extra, only when asked for.
 
         Raises:
-            VibronicError: the structure is periodic, its spin does not fit, or the SCF does not converge.
+            VibronicError: the structure is periodic, its spin does not fit, the basis lacks an element, or the SCF does
+                not converge.
         """
         super().calculate(atoms, properties, system_changes)
         if system_changes or self._converged is None:
@@ -135,8 +137,18 @@ class MolecularDFT(Calculator):
         spin = int(atoms.info.get("spin", electrons % 2))
         if spin % 2 != electrons % 2 or not 0 <= spin <= electrons:
             raise VibronicError(f"{electrons} electrons cannot leave {spin} unpaired; correct 'charge' or 'spin'")
+        basis, elements = self.settings["basis"], sorted(set(atoms.get_chemical_symbols()))
+        for kind, name in (("basis", basis), ("fitting", self.settings["fitting"])):
+            missing = [e for e in elements if name and not _has(name, e)]
+            if missing:
+                raise VibronicError(
+                    f"PySCF has no {kind} {name} for {', '.join(missing)}; choose another with --settings.{kind} "
+                    "(the def2 sets go up to Rn)"
+                )
         geometry = list(zip(atoms.get_chemical_symbols(), atoms.positions.tolist()))
-        mol = gto.M(atom=geometry, basis=self.settings["basis"], charge=charge, spin=spin, unit="Angstrom", verbose=0)
+        # A basis of valence orbitals, as def2-SVP from Rb on, means nothing without the potential of its cores.
+        cores = {e: basis for e in elements if gto.basis.load_ecp(basis, e)}
+        mol = gto.M(atom=geometry, basis=basis, ecp=cores, charge=charge, spin=spin, unit="Angstrom", verbose=0)
         field = (dft.UKS if spin else dft.RKS)(mol, xc=self.settings["xc"])
         if self.settings["fitting"]:
             field = field.density_fit(auxbasis=self.settings["fitting"])
@@ -145,3 +157,12 @@ class MolecularDFT(Calculator):
         if not field.converged:
             raise VibronicError(f"the self-consistent field did not converge in {field.max_cycle} cycles")
         return field
+
+
+def _has(basis: str, element: str) -> bool:
+    from pyscf import gto
+
+    try:
+        return bool(gto.basis.load(basis, element))
+    except (RuntimeError, KeyError):  # an unknown basis, or one without the element
+        return False

@@ -14,7 +14,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from vibronic.core.batch import Batch
 from vibronic.core.model import Model
-from vibronic.learning.prediction import on_device
+from vibronic.learning.prediction import check, on_device
 from vibronic.learning.store import load
 
 
@@ -51,10 +51,8 @@ class ModelCalculator(Calculator):
         missing = set(properties or ()) - set(self.implemented_properties)
         if missing:
             raise PropertyNotImplementedError(f"this model does not predict {', '.join(sorted(missing))}")
-        batch = Batch.from_atoms(self.atoms, self.model.cutoff, dtype=self.model.dtype)
-        self.model.check_neutral(self.atoms)
-        self.model.check_elements(batch.numbers)
-        batch = batch.to(self.device)
+        check(self.model, self.atoms)
+        batch = Batch.from_atoms(self.atoms, self.model.cutoff, dtype=self.model.dtype).to(self.device)
         derived = self.derived and "forces" in (properties or ())
         batch.positions.requires_grad_(derived)
         with torch.set_grad_enabled(derived):

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from ase import Atoms
 
-from vibronic.core.batch import widest
-from vibronic.core.errors import VibronicError
+from vibronic.core.batch import Batch, widest
+from vibronic.core.errors import VibronicError, located
 from vibronic.core.model import Model
 from vibronic.core.provenance import writable
 from vibronic.core.targets import TARGETS, Target, target
 from vibronic.core.units import conversion
-from vibronic.data.dataset import in_batches, labels_of, read_structures
+from vibronic.data.dataset import check_structure, in_batches, labels_of, read_structures
 
 COVERAGE = 0.9
 """Nominal coverage of the intervals in ``predictions.csv``."""
@@ -26,30 +26,58 @@ _STRESS = ("xx", "yy", "zz", "yz", "xz", "xy")
 
 
 def predict(
-    model: Model, structures: Sequence[Atoms], batch_size: int = 16, device: str = "cpu"
+    model: Model,
+    structures: Sequence[Atoms],
+    batch_size: int = 16,
+    device: str = "cpu",
+    place: Callable[[int], str] = "structure {}".format,
 ) -> dict[str, list[np.ndarray]]:
     """Predictions by target name, one entry per structure: a scalar array, (3, 3), or (n_atoms, ...) per atom.
 
+    Args:
+        place: how an error names a structure, from its index.
+
     Raises:
-        VibronicError: a structure has a charge or an element the model never saw, or there is no such device.
+        VibronicError: a structure is one that the model refuses (see :func:`check`), or there is no such device.
     """
     if batch_size < 1:
         raise VibronicError(f"the batch size must be at least 1, not {batch_size}")
-    place = torch_device(device)
-    model = on_device(model, place)
+    here = torch_device(device)
+    model = on_device(model, here)
     out: dict[str, list[np.ndarray]] = {t.name: [] for t in model.targets}
-    for atoms in structures:
-        model.check_neutral(atoms)
-    for batch in in_batches(structures, model.cutoff, batch_size, model.dtype):
-        model.check_elements(batch.numbers)
+    for k, atoms in enumerate(structures):
+        with located(place, k):
+            check(model, atoms)
+
+    def forward(batch: Batch) -> dict[str, torch.Tensor]:
         with torch.no_grad():
-            predicted = model(batch.to(place, model.dtype))
+            return model(batch.to(here, model.dtype))
+
+    for n, batch in enumerate(in_batches(structures, model.cutoff, batch_size, model.dtype)):
+        try:
+            predicted = forward(batch)
+        except VibronicError:
+            for k in range(batch.n_structures):  # the one that a model refuses only when it sees it
+                with located(place, n * batch_size + k):
+                    forward(batch.select(torch.tensor([k])))
+            raise
         sizes = batch.n_atoms.tolist()
         for t in model.targets:
             values = predicted[t.name].detach().cpu()
             parts = values.split(sizes) if t.level == "atom" else values.unbind(0)
             out[t.name] += [part.double().numpy() for part in parts]
     return out
+
+
+def check(model: Model, atoms: Atoms) -> None:
+    """Refuse what no model should see, or not this one.
+
+    Raises:
+        VibronicError: overlapping atoms and what else :func:`check_structure` refuses, an ion, or an unseen element.
+    """
+    check_structure(atoms, str(atoms.symbols) or "the structure")
+    model.check_neutral(atoms)
+    model.check_elements(torch.as_tensor(atoms.numbers))
 
 
 def torch_device(name: str) -> torch.device:
@@ -129,12 +157,16 @@ def write_predictions(
     predicted: Mapping[str, Sequence[np.ndarray] | np.ndarray],
     structures: Sequence[Atoms],
     half_widths: Mapping[str, float],
+    references: Mapping[str, str] | None = None,
 ) -> None:
     """``predictions.csv``: one row per structure, units in the header; stress as six columns (xx yy zz yz xz xy).
+
+    Last, a column ``name_reference`` for each of ``references``: what the values of the target are relative to.
 
     Per-atom targets do not fit one row per structure; the verb ``predict`` writes forces to :func:`forces_file`.
     """
     columns = [t for t in targets if t.level == "structure"]
+    references = references or {}
     header = ["structure", "formula", "n_atoms"]
     for t in columns:
         if t.shape == (3, 3):
@@ -143,6 +175,7 @@ def write_predictions(
             header += [f"{t.name}_{c} [{t.unit}]" for c in "xyz"]
         else:
             header += [f"{t.name} [{t.unit}]", f"{t.name}_low [{t.unit}]", f"{t.name}_high [{t.unit}]"]
+    header += [f"{name}_reference" for name in references]
     with writable(path) as temporary, temporary.open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(header)
@@ -157,7 +190,7 @@ def write_predictions(
                 else:
                     half = half_widths.get(t.name, np.nan) * (len(atoms) if t.extensive else 1)
                     row += _digits([float(value), float(value) - half, float(value) + half])
-            rows.writerow(row)
+            rows.writerow([*row, *references.values()])
 
 
 def read_predictions(path: Path) -> list[dict[str, str]]:

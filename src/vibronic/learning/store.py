@@ -11,7 +11,7 @@ import inspect
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib import import_module, resources
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,38 @@ FORMAT = 1
 """Version of the folder's layout; a newer one is refused, not guessed at."""
 
 MODELS = {
-    "painn": ("vibronic.properties.painn", "PaiNN"),
-    "cgcnn": ("vibronic.properties.cgcnn", "CrystalGraph"),
-    "ridge": ("vibronic.properties.descriptors", "DescriptorRidge"),
-    "qdf2020": ("vibronic.fields.qdf2020", "QuantumDeepField2020"),
-    "qdf": ("vibronic.fields.qdf", "QuantumDeepField"),
-    "qdf-density": ("vibronic.fields.density", "FieldDensity"),
+    "painn": (
+        "vibronic.properties.painn",
+        "PaiNN",
+        "equivariant message passing: energy, forces and stress from one potential, scalars beside them",
+    ),
+    "cgcnn": (
+        "vibronic.properties.cgcnn",
+        "CrystalGraph",
+        "the crystal graph network of arXiv 2511.15222: one number per structure",
+    ),
+    "ridge": (
+        "vibronic.properties.descriptors",
+        "DescriptorRidge",
+        "linear in pair and angle distributions: numbers per structure, in seconds; the floor to beat",
+    ),
+    "qdf": (
+        "vibronic.fields.qdf",
+        "QuantumDeepField",
+        "a local field of orbitals under a functional fitted in closed form: energies, levels, in minutes",
+    ),
+    "qdf-density": (
+        "vibronic.fields.density",
+        "FieldDensity",
+        "electron densities of molecules, free atoms plus a deformation, from density matrices",
+    ),
+    "qdf2020": (
+        "vibronic.fields.qdf2020",
+        "QuantumDeepField2020",
+        "Quantum Deep Field as published (arXiv 2011.07929): energy, or HOMO and LUMO, of molecules",
+    ),
 }
-"""Every kind of model: its module and class, imported when asked for."""
+"""Every kind of model: its module and class, imported when asked for, and what it is in one line."""
 
 
 @dataclass
@@ -43,6 +67,8 @@ class Card:
         scores: name -> value on unseen structures; ``units`` has the unit of each.
         intervals: target -> half width of the 90 % conformal interval, in the target's unit.
         licence: licence of the weights.
+        summary: what it is for, and what it is not for, in a few sentences.
+        references: target -> what its values are relative to, as energies have a zero.
     """
 
     data: Mapping[str, Any] = field(default_factory=dict)
@@ -51,6 +77,7 @@ class Card:
     intervals: Mapping[str, float] = field(default_factory=dict)
     licence: str = "MIT"
     summary: str = ""
+    references: Mapping[str, str] = field(default_factory=dict)
 
 
 def class_of(kind: str) -> type[Model]:
@@ -61,7 +88,7 @@ def class_of(kind: str) -> type[Model]:
     """
     if not isinstance(kind, str) or kind not in MODELS:
         raise VibronicError(f"there is no model kind '{kind}'; choose one of {', '.join(MODELS)}")
-    module, name = MODELS[kind]
+    module, name, _ = MODELS[kind]
     return getattr(import_module(module), name)
 
 
@@ -110,8 +137,10 @@ def save(model: Model, folder: Path, card: Card) -> None:
     description = {
         "format": FORMAT,
         "kind": model.kind,
+        "summary": card.summary,
         "config": model.config,
         "targets": {t.name: t.unit for t in model.targets},
+        "references": card.references,
         "data": card.data,
         "scores": card.scores,
         "units": card.units,
@@ -167,8 +196,9 @@ def _description(folder: Path) -> tuple[str, dict[str, Any], Card]:
                 f"{folder} has format version {version}, this Vibronic reads version {FORMAT}; "
                 "install the version of Vibronic named in its config.json"
             )
-        card = Card(**{k: described[k] for k in ("data", "scores", "units", "intervals", "licence")})
-        for key in ("config", "data", "scores", "units", "intervals"):
+        described = {"summary": "", "references": {}, **described}  # which folders of early models lack
+        card = Card(**{f.name: described[f.name] for f in fields(Card)})
+        for key in ("config", "data", "scores", "units", "intervals", "references"):
             if not isinstance(described[key], dict):
                 raise TypeError(f"'{key}' is not a table")
         if not all(_is(float, half) for half in card.intervals.values()):
@@ -212,6 +242,7 @@ def _readme(model: Model, card: Card) -> str:
         "",
         *([card.summary, ""] if card.summary else []),
         f"Predicts {targets}. {fitted:,} fitted numbers, cutoff {model.cutoff} Angstrom.",
+        *(f"Zero of {name}: {what}." for name, what in card.references.items()),
         "",
         "## Data",
         *(f"- {k}: {v}" for k, v in card.data.items()),

@@ -6,10 +6,13 @@ from typing import Any
 from vibronic.verbs.configurations import data, label, sample
 from vibronic.verbs.fields import density
 from vibronic.verbs.learning import evaluate, explain, models, predict
-from vibronic.verbs.studies import demo, doctor, report, study
+from vibronic.verbs.studies import OPTIONS, demo, doctor, report, study
 from vibronic.verbs.training import train
 
 VERBS: tuple[Callable[..., Any], ...] = (
     demo, sample, label, train, predict, density, explain, evaluate, study, report, models, data, doctor,
 )  # fmt: skip
 """In the order in which a user meets them."""
+
+KINDS: dict[str, dict[str, set[str]]] = {"study": OPTIONS}
+"""Verbs of several kinds: the options of each kind that not all take. Help speaks of one kind as ``KIND: ...``."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from vibronic.core.errors import VibronicError
+from vibronic.core.errors import VibronicError, located
 from vibronic.core.provenance import run_record, writable, write_json
 from vibronic.verbs.common import say
 
 if TYPE_CHECKING:
     from ase import Atoms
+    from rich.table import Table
 
     from vibronic.core.model import Model
     from vibronic.explain.attribution import Attribution
@@ -23,7 +26,8 @@ def predict(
 
       vibronic predict runs/gap hot.extxyz --out predictions.csv
 
-    One row per structure, units in the header, a 90 % interval where the model was calibrated. Forces go to an extxyz
+    One row per structure, units in the header, a 90 % interval where the model was calibrated, and what energies are
+    relative to. Forces go to an extxyz
     beside the table, here predictions.forces.extxyz.
 
     Args:
@@ -48,8 +52,8 @@ def predict(
     config = {"model": model, "structures": structures, "device": device}
     forces = prediction.forces_file(out)
     with run_record(out, "predict", config, reads=[structures, *_files(model)], writes=[forces]) as record:
-        predicted = prediction.predict(network, frames, batch_size, device)
-        prediction.write_predictions(out, network.targets, predicted, frames, card.intervals)
+        predicted = prediction.predict(network, frames, batch_size, device, partial(sources.place, structures))
+        prediction.write_predictions(out, network.targets, predicted, frames, card.intervals, card.references)
         if "forces" in predicted:
             copies = [atoms.copy() for atoms in frames]
             for k, atoms in enumerate(copies):
@@ -58,7 +62,10 @@ def predict(
                 atoms.calc = SinglePointCalculator(atoms, energy=float(predicted["energy"][k]), **values)
             write_structures(forces, copies)
         record["structures"] = len(frames)
+        record["references"] = card.references
     say(f"{len(frames)} predictions: {out}")
+    for name, what in card.references.items():
+        say(f"zero of {name}: {what}")
     return out
 
 
@@ -123,7 +130,8 @@ def explain(
         table = csv.writer(file)
         table.writerow(["structure", *place, f"attribution [{unit}]", *spread])
         for k, atoms in enumerate(track(frames, "Explaining", transient=True)):
-            found = [attribute(network, atoms, target, steps) for network in networks]
+            with located(partial(sources.place, structures), k):
+                found = [attribute(network, atoms, target, steps) for network in networks]
             mean = average(found)
             for name, value in zip(sums, (mean.whole, mean.bare, mean.error), strict=True):
                 sums[name].append(value)
@@ -215,12 +223,53 @@ def evaluate(
     return metrics
 
 
-def models() -> list[str]:
-    """List the kinds of model and the models that ship with the package."""
+def models() -> list[dict[str, Any]]:
+    """List the models that ship with the package, with their errors and limits, and the kinds that can be trained.
+
+    Returns:
+        A row per shipped model: name, targets, trained_on, errors, summary.
+    """
+    from rich.console import Console
+
     from vibronic.learning import store
 
-    for kind, (module, name) in store.MODELS.items():
-        say(f"{kind:10s} {module}.{name}")
-    names = store.shipped()
-    say("shipped: " + (", ".join(names) if names else "none yet; train one with 'vibronic train'"))
-    return names
+    rows: list[dict[str, Any]] = []
+    for name in store.shipped():
+        network, card = store.load(name)
+        smallest, largest = card.data["atoms"]
+        elements = " ".join(card.data["elements"])
+        zeros = {target: f", relative to {what}" for target, what in card.references.items()}
+        row: dict[str, Any] = {
+            "name": name,
+            "targets": [
+                *(["density [e/Angstrom^3]"] if hasattr(network, "density_of") else []),
+                *(f"{t.name} [{t.unit}]{zeros.get(t.name, '')}" for t in network.targets),
+            ],
+            "trained_on": f"{card.data['structures']:,} structures of {smallest} to {largest} atoms: {elements}",
+            "errors": [
+                f"{score} {value:.3g} {card.units[score]}"
+                for score, value in card.scores.items()
+                if score.startswith(("mae", "nmae"))
+            ],
+            "summary": card.summary,
+        }
+        rows.append(row)
+    shown = [[r["name"], "\n".join(r["targets"]), r["trained_on"], "\n".join(r["errors"])] for r in rows]
+    console = Console(highlight=False)
+    console.print(_table(("shipped", "predicts", "trained on", "error on unseen ones"), shown))
+    for row in rows:
+        console.print(f"{row['name']}: {row['summary']}\n", markup=False)
+    kinds = [[kind, what] for kind, (_, _, what) in store.MODELS.items()]
+    console.print(_table(("kind to train", "what it is"), kinds))
+    return rows
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*header, box=box.SIMPLE_HEAD, pad_edge=False)
+    for row in rows:
+        table.add_row(*map(Text, row))  # text: a unit in brackets is no style
+    return table

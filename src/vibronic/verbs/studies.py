@@ -146,6 +146,8 @@ _STUDIES: dict[str, tuple[Callable[[Path, tuple[int, ...], int, dict[str, Any]],
 }
 """Every study: the function that runs it and writes its report, and the options it takes besides those of all."""
 
+OPTIONS = {name: takes for name, (_, takes) in _STUDIES.items()}
+
 
 def report(run: Path) -> Path:
     """Write the HTML report of a study again from its folder, without computing anything.

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from vibronic.core.errors import VibronicError
+from vibronic.core.errors import VibronicError, located
 from vibronic.core.provenance import check_writable, run_record
 from vibronic.learning.recipe import Training
 from vibronic.verbs.common import Setting, say
@@ -63,7 +64,7 @@ def train(
             left as they are.
         model: settings of the model, e.g. --model.width 64 --model.cutoff 5.0.
         training: how to train, e.g. --training.epochs 200; what is left alone suits the kind (qdf2020: its authors' 2,000
-            epochs).
+            epochs; ridge and qdf take no steps and refuse it).
         device: auto, cpu, gpu, ...
         devices: processes; more than one trains with DDP.
         out: model folder, with logs and checkpoints.
@@ -83,6 +84,8 @@ def train(
         raise VibronicError(
             f"--fractions are shares for training (more than 0), validation and test, of a sum up to 1, not {fractions}"
         )
+    steps = [f"training.{name}" for name, value in asdict(training).items() if value != getattr(Training(), name)]
+    steps += ["devices"] if devices > 1 else []
     recipe = store.class_of(kind).recipe
     if preset is not None:
         model, recipe, fractions = _preset(preset, kind, model, fractions)
@@ -105,6 +108,11 @@ def train(
         settings = _settings(kind, data, frames[0], targets, units, model)
         torch.manual_seed(seed)
         network = store.build(kind, **settings)
+        if network.closed_form and steps:
+            raise VibronicError(
+                f"{kind} is fitted in closed form, without steps: --{steps[0]} would change nothing; leave it out "
+                "(settings of the model are --model.NAME)"
+            )
         fitted, chosen, scored = _parts(network, data, frames, validation, test, fractions, seed)
         say(f"structures: {len(fitted)} to fit, {len(chosen)} to validate, {len(scored)} to score")
         if chosen and len(chosen) < 9:
@@ -114,7 +122,7 @@ def train(
         check_writable(out)
         record["structures"] = {"fitted": len(fitted), "validated": len(chosen), "scored": len(scored)}
         record |= _fit(network, fitted, chosen, out, training, seed, device, devices)
-        card = _card(network, fitted, chosen, scored)
+        card = _card(network, data, fitted, chosen, scored)
         store.save(network, out, card)
         record["scores"] = card.scores
     for name, value in card.scores.items():
@@ -204,13 +212,12 @@ def _parts(
     from vibronic.data.dataset import labels_of, split
 
     def labelled(structures: list[Atoms], file: str) -> list[Atoms]:
-        """Refuse a fault in any label, naming its place in the user's file, before anything is computed."""
+        """Refuse ions, open shells and faulty labels, naming their place in the file, before anything is computed."""
         found = []
         for k, atoms in enumerate(track(structures, "Reading labels", transient=True)):
-            try:
+            with located(partial(sources.place, file), k):
+                network.check_neutral(atoms)
                 found.append(network.labelled(atoms))
-            except VibronicError as error:
-                raise VibronicError(f"{file}, structure {k}: {error}") from error
             labels_of(found[-1], network.labels, f"{file}, structure {k}")
         return found
 
@@ -251,13 +258,16 @@ def _fit(
     return {"last": fit(network, data, validation, out, training, seed, device, devices)}
 
 
-def _card(network: Model, fitted: list[Atoms], chosen: list[Atoms], scored: list[Atoms]) -> Card:
+def _card(network: Model, data: str, fitted: list[Atoms], chosen: list[Atoms], scored: list[Atoms]) -> Card:
     """What the model was trained on, and how well it predicts what it was not."""
+    from vibronic.data import sources
     from vibronic.data.dataset import describe
     from vibronic.learning.prediction import intervals, predict, score
     from vibronic.learning.store import Card
 
-    card = Card(describe(fitted), licence="as the data")
+    zeros = sources.references(data)
+    references = {t.name: zeros[t.name] for t in network.targets if t.name in zeros}
+    card = Card(describe(fitted), licence="as the data", references=references)
     if scored:
         card.scores, card.units = score(network.targets, predict(network, scored), scored)
         own, units = network.own_scores(scored)
