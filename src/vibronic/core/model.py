@@ -69,7 +69,11 @@ class Model(nn.Module):
         return {}, {}
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Predictions by target name: (B, ...) per structure, (N, ...) per atom."""
+        """Predictions by target name: (B, ...) per structure, (N, ...) per atom.
+
+        A model that can tell how far a structure is from its training set adds ``novelty`` (B,): up to 1 where it is about
+        as far as the members of the set are from one another.
+        """
         raise NotImplementedError
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ from typing import Literal
 from vibronic.core.errors import VibronicError
 
 Level = Literal["structure", "atom", "point"]
+Extremum = Literal["highest", "lowest"]
 
 
 @dataclass(frozen=True)
@@ -18,8 +19,8 @@ class Target:
         level: one value per structure, per atom or per grid point.
         extensive: whether the value doubles when the crystal is repeated twice.
         shape: shape of one value; ``()`` for a scalar.
-        extremum: the target is an extremum over the states of the crystal (a band edge, a gap), so that a pooled
-            prediction should follow the extreme atoms, not the mean.
+        extremum: the target is the highest or the lowest over the states of the structure (a band edge, a gap), so that a
+            pooled prediction should follow the extreme atoms, not the mean.
     """
 
     name: str
@@ -27,7 +28,7 @@ class Target:
     level: Level = "structure"
     extensive: bool = False
     shape: tuple[int, ...] = ()
-    extremum: bool = False
+    extremum: Extremum | None = None
 
 
 TARGETS: dict[str, Target] = {
@@ -37,11 +38,11 @@ TARGETS: dict[str, Target] = {
         Target("forces", "eV/Angstrom", level="atom", shape=(3,)),
         Target("stress", "eV/Angstrom^3", shape=(3, 3)),
         Target("pressure", "eV/Angstrom^3"),
-        Target("band_gap", "eV", extremum=True),
-        Target("vbm", "eV", extremum=True),
-        Target("cbm", "eV", extremum=True),
-        Target("homo", "eV", extremum=True),
-        Target("lumo", "eV", extremum=True),
+        Target("band_gap", "eV", extremum="lowest"),
+        Target("vbm", "eV", extremum="highest"),
+        Target("cbm", "eV", extremum="lowest"),
+        Target("homo", "eV", extremum="highest"),
+        Target("lumo", "eV", extremum="lowest"),
         Target("dipole", "e Angstrom", shape=(3,)),
         Target("dipole_moment", "e Angstrom"),
         Target("polarizability", "Angstrom^3", extensive=True),

@@ -17,34 +17,48 @@ from vibronic.core.scatter import scatter_sum
 NOISES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 """Variances of the noise, relative to that of the functional, that are tried when none is given."""
 
-_CHUNK = 4096
+_BLOCK = 2**18
+"""Kernel values that are held at once: few enough to stay in a processor's cache."""
 
 
 class KernelFunctional(nn.Module):
     """Atomic contributions ``sum_j w_j k(|x - x_j| / s) + v . x / s``, by element, for one or more targets.
 
-    The kernel k is that of Matern with differentiability 3/2.
+    The kernel k is that of Matern with differentiability 3/2, ``(1 + r) exp(-r)`` with r = sqrt(3) |x - x_j| / s.
 
     Args:
         points: inducing points over all elements; divided by the square root of how many atoms of each there are.
+        hydrogen_points, hydrogen_amplitude: of hydrogen's share of points, and of the amplitude, what hydrogen gets: the
+            neighbours of a hydrogen atom see it too.
         length: of the kernel, in units of the median distance between two atoms of an element.
-        linear: weight of the linear function beside the kernel; 0 leaves it out.
+        amplitude: of the functions that the kernel stands for, before they are fitted.
+        linear: the same of the linear function beside them; 0 leaves it out.
     """
 
     elements: Tensor
     points_of: Tensor
     inducing: Tensor
+    spacing: Tensor
     scale: Tensor
     weights: Tensor
 
-    def __init__(self, points: int, length: float, linear: float) -> None:
+    def __init__(
+        self,
+        points: int,
+        length: float,
+        amplitude: float,
+        linear: float,
+        hydrogen_points: float = 1.0,
+        hydrogen_amplitude: float = 1.0,
+    ) -> None:
         super().__init__()
-        self.points, self.length, self.linear = points, length, linear
+        self.points, self.length, self.amplitude, self.linear = points, length, amplitude, linear
+        self.hydrogen_points, self.hydrogen_amplitude = hydrogen_points, hydrogen_amplitude
         self.register_buffer("elements", torch.zeros(0, dtype=torch.long))
         self.register_buffer("points_of", torch.zeros(0, dtype=torch.long))  # number of inducing points, by element
         # Half precision is no loss: these are the points, wherever they lie.
         self.register_buffer("inducing", torch.zeros(0, dtype=torch.float16))
-        for name in ("scale", "weights"):
+        for name in ("spacing", "scale", "weights"):
             self.register_buffer(name, torch.zeros(0, dtype=torch.float64))
 
     def prepare(self, features: Tensor, numbers: Tensor) -> None:
@@ -55,7 +69,8 @@ class KernelFunctional(nn.Module):
             numbers: (N,) atomic numbers.
         """
         self.elements, count = torch.unique(numbers, return_counts=True)
-        share = (self.points * count.sqrt() / count.sqrt().sum()).long().clamp(min=1)
+        share = count.sqrt() * torch.where(self.elements == 1, self.hydrogen_points, 1.0)
+        share = (self.points * share / share.sum()).long().clamp(min=1)
         chosen, scales = [], []
         for element, n in zip(self.elements, share, strict=True):
             x = features[numbers == element]
@@ -65,6 +80,7 @@ class KernelFunctional(nn.Module):
             scales.append(float(distances.median()) if len(distances) and distances.max() > 0 else 1.0)
         self.points_of = torch.tensor([len(c) for c in chosen])
         self.inducing = torch.cat(chosen)
+        self.spacing = torch.stack([_spacing(c.double()) for c in chosen])
         self.scale = self.length * torch.tensor(scales, dtype=torch.float64)
 
     def columns(self, features: Tensor, numbers: Tensor, index: Tensor, size: int) -> Tensor:
@@ -76,9 +92,10 @@ class KernelFunctional(nn.Module):
         for k, inducing in enumerate(self.inducing.split(self.points_of.tolist())):
             here = torch.nonzero(numbers == self.elements[k])[:, 0]
             total = features.new_zeros(size, len(inducing), dtype=torch.float64)
-            for part in here.split(_CHUNK):
-                total.index_add_(0, index[part], self._kernel(features[part], inducing, k).double())
-            kernel.append(torch.linalg.solve_triangular(_root(self._prior(k)), total.T, upper=False).T)
+            for part, kernels, _ in self._kernels(features, here, inducing, k):
+                total.index_add_(0, index[part], kernels.double())
+            root = _root(self._prior(k)) / self._amplitude(k)
+            kernel.append(torch.linalg.solve_triangular(root, total.T, upper=False).T)
             if self.linear:
                 linear.append(scatter_sum(features[here].double(), index[here], size) * (self.linear / self.scale[k]))
         return torch.cat([*kernel, *linear], dim=1)
@@ -87,50 +104,77 @@ class KernelFunctional(nn.Module):
         """Take weights (columns, targets) of :meth:`columns` as those of the bell curves and the linear function."""
         blocks = weights.split([*self.points_of.tolist(), len(weights) - int(self.points_of.sum())])
         kernel = [
-            torch.linalg.solve_triangular(_root(self._prior(k)).T, block, upper=True)
+            torch.linalg.solve_triangular(_root(self._prior(k)).T / self._amplitude(k), block, upper=True)
             for k, block in enumerate(blocks[:-1])
         ]
         self.weights = torch.cat([*kernel, blocks[-1]])
 
+    def _amplitude(self, k: int) -> float:
+        return self.amplitude * (self.hydrogen_amplitude if self.elements[k] == 1 else 1.0)
+
     def _prior(self, k: int) -> Tensor:
         """(points, points) kernel among the inducing points of the k-th element; inverse covariance of their weights."""
         x = self.inducing.split(self.points_of.tolist())[k].double() / self.scale[k]
-        return matern(torch.cdist(x, x) ** 2)
+        return matern(3 * torch.cdist(x, x) ** 2)
 
-    def forward(self, features: Tensor, numbers: Tensor) -> Tensor:
-        """(N, targets) atomic contributions, double precision."""
+    def forward(self, features: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """Atomic contributions (N, targets), double precision, and how unlike the training set every atom (N,) is.
+
+        The latter is the distance to the nearest inducing point, in units of :attr:`spacing`, that which nine in ten of
+        them have from one another or less.
+        """
         out = features.new_zeros(len(features), self.weights.shape[1], dtype=torch.float64)
+        novelty = features.new_zeros(len(features))
         n = len(self.inducing)
         kernel = self.weights[:n].split(self.points_of.tolist())
         linear = self.weights[n:].split(features.shape[1]) if self.linear else ()
         for k, inducing in enumerate(self.inducing.split(self.points_of.tolist())):
-            for part in torch.nonzero(numbers == self.elements[k])[:, 0].split(_CHUNK):
-                x = features[part]
-                given = self._kernel(x, inducing, k).double() @ kernel[k]
+            here = torch.nonzero(numbers == self.elements[k])[:, 0]
+            for part, kernels, nearest in self._kernels(features, here, inducing, k):
+                given = kernels.double() @ kernel[k]
                 if self.linear:
-                    given = given + x.double() @ linear[k] * (self.linear / self.scale[k])
+                    given = given + features[part].double() @ linear[k] * (self.linear / self.scale[k])
                 out = out.index_copy(0, part, given)
-        return out
+                novelty[part] = nearest * float(self.scale[k] / self.spacing[k])
+        return out, novelty
 
-    def _kernel(self, features: Tensor, inducing: Tensor, k: int) -> Tensor:
-        """(n, points) kernel between atoms of the k-th element and its inducing points.
-
-        Distances are differences of larger numbers: in single precision, with large weights of both signs, their rounding
-        alone would be 0.1 kcal/mol.
+    def _kernels(
+        self, features: Tensor, here: Tensor, inducing: Tensor, k: int
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Atoms of the k-th element, some at a time, their kernel (n, points) with its inducing points, and the distance to
+        the nearest in units of the scale.
         """
         scale = float(self.scale[k])
-        x, y = features.double() / scale, inducing.double() / scale
-        square = torch.addmm((x * x).sum(1)[:, None] + (y * y).sum(1), x, y.T, alpha=-2)
-        return matern(square.to(features.dtype))
+        y = inducing.to(features.dtype) / scale
+        ones = torch.ones_like(y[:, :1])
+        right = torch.cat([-2 * y, ones, _square(y)], dim=1).T
+        for part in here.split(max(1, _BLOCK // len(inducing))):
+            x = features[part] / scale
+            square = torch.cat([x, _square(x), torch.ones_like(x[:, :1])], dim=1) @ right
+            nearest = square.detach().amin(1).clamp(min=0).sqrt()
+            yield part, matern(square.mul_(3)), nearest
+
+
+def _square(x: Tensor) -> Tensor:
+    return (x * x).sum(1, keepdim=True)
+
+
+def _spacing(points: Tensor) -> Tensor:
+    """Distance to its nearest neighbour that nine in ten of the points have or less."""
+    if len(points) < 2:
+        return torch.tensor(torch.inf, dtype=points.dtype)
+    distances = torch.cdist(points, points).fill_diagonal_(torch.inf)
+    return distances.amin(1).quantile(0.9).clamp(min=1e-6)
 
 
 def matern(square: Tensor) -> Tensor:
-    """``(1 + r) exp(-r)`` with ``r^2 = 3 square``: a prior of functions that are differentiable, but not more than that.
+    """``(1 + r) exp(-r)`` of ``r^2``: a prior of functions that are differentiable, but not more than that.
 
     Energies are rougher in the space of invariants than the infinitely smooth functions of a Gaussian kernel.
     """
-    r = (3 * square.clamp(min=1e-12)).sqrt()  # the root of zero has no derivative
-    return (1 + r) * torch.exp(-r)
+    r = square.clamp(min=1e-12).sqrt_()  # the root of zero has no derivative
+    fall = torch.exp(-r)
+    return torch.addcmul(fall, r, fall)
 
 
 def farthest(x: Tensor, n: int) -> Tensor:

@@ -72,12 +72,13 @@ class LocalField(nn.Module):
             atoms: of each element, at most, for the principal components.
         """
         self.elements = torch.unique(batch.numbers)
-        basis = self._basis(batch)
-        flat = basis.transpose(0, 1).reshape(basis.shape[1], -1).double()
+        kinds = len(self.elements) * len(self.centres)
+        basis = self._orbitals(batch, torch.eye(kinds))
+        flat = basis.transpose(0, 1).reshape(kinds, -1).double()
         natural = torch.linalg.eigh(flat @ flat.T)[1].flip(1)[:, : self.orbitals].T
-        self.coefficients = torch.zeros(self.orbitals, len(flat))  # few elements may have fewer orbitals
+        self.coefficients = torch.zeros(self.orbitals, kinds)  # few elements may have fewer orbitals
         self.coefficients[: len(natural)] = natural
-        invariants = self._invariants(basis)
+        invariants = self._invariants(self.coefficients @ basis)
         means, directions = [], []
         for element in self.elements:
             x = invariants[batch.numbers == element]
@@ -91,7 +92,7 @@ class LocalField(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """(N, components) invariants of the field at every nucleus."""
-        invariants = self._invariants(self._basis(batch))
+        invariants = self._invariants(self._orbitals(batch, self.coefficients))
         mean, directions = self.mean.to(invariants.dtype), self.directions.to(invariants.dtype)
         out = invariants.new_zeros(len(invariants), self.components)
         for k, element in enumerate(self.elements):
@@ -99,8 +100,10 @@ class LocalField(nn.Module):
             out = out.index_copy(0, here, torch.addmm(-mean[k] @ directions[k], invariants[here], directions[k]))
         return out
 
-    def _basis(self, batch: Batch) -> Tensor:
-        """(N, elements * Gaussians, (momentum + 1)^2) sums of orbitals at every nucleus."""
+    def _orbitals(self, batch: Batch, coefficients: Tensor) -> Tensor:
+        """(N, orbitals, (momentum + 1)^2) molecular orbitals at every nucleus, of any coefficients (orbitals, elements *
+        Gaussians).
+        """
         i, j = batch.edge_index
         vectors = batch.edge_vectors()
         distance = vectors.norm(dim=-1)
@@ -115,20 +118,28 @@ class LocalField(nn.Module):
         scale = [math.sqrt(4 * math.pi / (2 * l + 1)) for l in range(self.momentum + 1)]  # noqa: E741
         harmonics = solid_harmonics(vectors / distance[:, None], self.momentum)
         angular = torch.cat([s * y for s, y in zip(scale, harmonics, strict=True)], dim=-1)
+        # Contracted before the sum over neighbours, which is a product of small matrices, padded to one size.
+        shape = (len(coefficients), len(self.elements), len(self.centres))
+        of_element = coefficients.to(radial.dtype).view(shape).permute(2, 1, 0).flatten(1)
         species = torch.searchsorted(self.elements, batch.numbers)[j]
-        kinds, size = len(self.elements), len(batch.numbers)
-        sums = radial.new_zeros(size * kinds, radial.shape[1], angular.shape[1])
-        sums = sums.index_add(0, i * kinds + species, radial[:, :, None] * angular[:, None, :])
-        return sums.view(size, kinds * radial.shape[1], angular.shape[1])
+        contracted = (radial @ of_element).view(len(j), *shape[1::-1])[torch.arange(len(j), device=j.device), species]
+        count = torch.bincount(i, minlength=len(batch.numbers))
+        slot = torch.arange(len(i), device=i.device) - (count.cumsum(0) - count)[i]
+        place, size = i * count.max() + slot, (len(count), int(count.max()))
 
-    def _invariants(self, basis: Tensor) -> Tensor:
-        """(N, (momentum + 1) * pairs of orbitals) invariants of the molecular orbitals."""
-        psi = self.coefficients.to(basis.dtype) @ basis
+        def padded(values: Tensor) -> Tensor:
+            rows = values.new_zeros(size[0] * size[1], values.shape[1])
+            return rows.index_copy(0, place, values).view(*size, values.shape[1])
+
+        return padded(contracted).transpose(1, 2) @ padded(angular)
+
+    def _invariants(self, psi: Tensor) -> Tensor:
+        """(N, (momentum + 1) * pairs of orbitals) invariants of molecular orbitals."""
         found = []
         for part in psi.split([2 * l + 1 for l in range(self.momentum + 1)], dim=2):  # noqa: E741
             part = part.contiguous()  # or each of the small products is copied by itself
             product = (part @ part.transpose(1, 2)).flatten(1)
-            found.append(product.index_select(1, self.upper) * self.twice.to(basis.dtype))
+            found.append(product.index_select(1, self.upper) * self.twice.to(psi.dtype))
         return torch.cat(found, dim=1)
 
 

@@ -10,20 +10,26 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
+import numpy as np
 import torch
 from ase import Atoms
+from ase.data import covalent_radii
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 
 from vibronic.core.batch import Batch
 from vibronic.core.errors import VibronicError
 from vibronic.core.model import Model
-from vibronic.core.scatter import scatter_sum
-from vibronic.core.targets import target
+from vibronic.core.scatter import scatter_mean, scatter_sum
+from vibronic.core.targets import Extremum, target
 from vibronic.fields.functional import KernelFunctional, solve
 from vibronic.fields.local import LocalField
 
 _STRUCTURES = 64
 """Structures whose field is held in memory at once while fitting."""
+
+_BONDED = 1.3
 
 _SAMPLE = 800
 """Structures that natural orbitals and principal components are found on."""
@@ -32,10 +38,10 @@ _SAMPLE = 800
 class QuantumDeepField(Model):
     """Scalars of molecules and crystals from fields of several ranges; the sum of what every atom gives, or its mean.
 
-    An extensive target (energy) is a sum over atoms, so that distant fragments add up exactly; any other (homo, lumo) is a
-    mean. A mean is right for repeated or alike parts only: of two different molecules far apart the highest orbital is the
-    one that is higher, not the mean of both. The composition is fitted first. A model refuses kinds of structures that its
-    training had none of: elements, molecules or crystals, open shells, smaller ones.
+    An extensive target (energy) is a sum over atoms, so that distant fragments add up exactly; any other is a mean. A level
+    (homo, lumo) is a mean over the atoms of one molecule; of several that no bond connects, the highest or the lowest. The
+    composition is fitted first. A model refuses kinds of structures that its training had none of: elements, molecules or
+    crystals, open shells, smaller ones.
 
     Args:
         targets: scalars of a structure.
@@ -46,10 +52,13 @@ class QuantumDeepField(Model):
         orbitals: natural orbitals of each angular momentum.
         components: invariants of the field that the functional sees.
         length: of the kernel, in units of the median distance between two atoms in the space of invariants.
-        linear: weight of a linear functional beside the kernel; 0 for none.
+        amplitudes: of the functional of each field before it is fitted; what varies much in a short field transfers.
+        linear: the same of a linear functional of each field; 0 for none.
         noise: of the labels relative to the functional; chosen on a tenth of the training set where it is None.
         reach: where the weight of neighbours starts to fall, Angstrom.
         hydrogen: weight of hydrogen's orbitals in the field.
+        hydrogen_points: of the inducing points that hydrogen's number of atoms would give it, what it gets.
+        hydrogen_amplitude: of the amplitudes, what hydrogen gets.
     """
 
     kind = "qdf"
@@ -69,20 +78,28 @@ class QuantumDeepField(Model):
         points: Sequence[int] = (6000, 4000),
         momentum: int = 5,
         orbitals: int = 20,
-        components: int = 128,
+        components: int = 96,
         length: float = 1.4,
-        linear: float = 4.0,
+        amplitudes: Sequence[float] = (0.7, 2.0),
+        linear: Sequence[float] = (0.0, 8.0),
         noise: float | None = None,
         reach: float = 1.6,
         hydrogen: float = 0.6,
+        hydrogen_points: float = 0.05,
+        hydrogen_amplitude: float = 0.3,
     ) -> None:
         config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
-        if not cutoffs or min(cutoffs) <= 1 or len(points) != len(cutoffs) or min(points) < 1:
-            raise VibronicError("qdf needs as many points as cutoffs, and cutoffs above 1 Angstrom")
+        per_field = {"points": points, "amplitudes": amplitudes, "linear": linear}
+        if not cutoffs or min(cutoffs) <= 1:
+            raise VibronicError("qdf needs cutoffs above 1 Angstrom")
+        for name, values in per_field.items():
+            if len(values) != len(cutoffs):
+                raise VibronicError(f"qdf needs as many {name} as cutoffs, and {len(values)} are not {len(cutoffs)}")
         if not 0 <= momentum <= 12 or (noise is not None and not 0 < noise < float("inf")):
             raise VibronicError("qdf needs a momentum from 0 to 12, and a positive noise where one is given")
-        if min(momentum, linear, hydrogen) < 0 or min(orbitals, components, length, reach) <= 0:
-            raise VibronicError("qdf needs positive orbitals, components, length and reach, and no negative setting")
+        positive = min(*points, *amplitudes, orbitals, components, length, reach, hydrogen_amplitude)
+        if positive <= 0 or min(*linear, hydrogen, hydrogen_points) < 0:
+            raise VibronicError("qdf needs positive points, amplitudes, orbitals, components, length and reach")
         super().__init__(config, [target(t, (units or {}).get(t, "1")) for t in targets], max(cutoffs))
         refused = [t.name for t in self.targets if t.shape or t.level != "structure"]
         if refused:
@@ -91,7 +108,10 @@ class QuantumDeepField(Model):
         self.fields = nn.ModuleList(
             LocalField(cutoff, momentum, orbitals, components, reach, hydrogen) for cutoff in cutoffs
         )
-        self.functionals = nn.ModuleList(KernelFunctional(n, length, linear) for n in points)
+        self.functionals = nn.ModuleList(
+            KernelFunctional(*of_field, hydrogen_points, hydrogen_amplitude)
+            for of_field in zip(points, [length] * len(points), amplitudes, linear, strict=True)
+        )
         self.register_buffer("extensive", torch.tensor([t.extensive for t in self.targets]), persistent=False)
         self.register_buffer("baseline", torch.zeros(0, dtype=torch.float64))  # (elements, targets)
         self.register_buffer("molecules", torch.tensor(True))  # whether there were any in training
@@ -143,7 +163,8 @@ class QuantumDeepField(Model):
             functional.learn(part)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Predictions (B,) of each target, in its unit.
+        """Predictions (B,) of each target, in its unit, and the ``novelty`` (B,) of every structure: the largest of its
+        atoms' in the field of the shortest range, where bonds are seen.
 
         Raises:
             VibronicError: the model is not fitted, or a structure is of a kind it was not trained on.
@@ -151,11 +172,23 @@ class QuantumDeepField(Model):
         if not len(self.baseline):
             raise VibronicError("this qdf model has not been fitted")
         self._check(batch)
-        given = self._composition(batch) @ self.baseline
+        atomic = self.baseline[torch.searchsorted(self.elements, batch.numbers)]
+        nearest = min(field.cutoff for field, _ in self._layers())
         for field, functional in self._layers():
-            given = given + scatter_sum(functional(field(batch), batch.numbers), batch.index, batch.n_structures)
-        given = torch.where(self.extensive, given, given / batch.n_atoms[:, None])
-        return {t.name: value for t, value in zip(self.targets, given.unbind(1), strict=True)}
+            given, unlike = functional(field(batch), batch.numbers)
+            atomic = atomic + given
+            if field.cutoff == nearest:
+                novelty = _extreme(unlike, batch.index, batch.n_structures, "highest")
+        sums = scatter_sum(atomic, batch.index, batch.n_structures)
+        given = torch.where(self.extensive, sums, sums / batch.n_atoms[:, None])
+        if any(t.extremum for t in self.targets):
+            pieces, owner = molecules(batch)
+            means = scatter_mean(atomic, pieces, len(owner))
+        found = {"novelty": novelty}
+        for k, t in enumerate(self.targets):
+            extreme = t.extremum and _extreme(means[:, k], owner, batch.n_structures, t.extremum)
+            found[t.name] = given[:, k] if extreme is None else extreme
+        return found
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Mean absolute error over the targets, for comparison only: the fit needs no steps."""
@@ -184,6 +217,30 @@ class QuantumDeepField(Model):
             if refused.any():
                 first = torch.nonzero(refused)[0, 0]
                 raise VibronicError(f"{Atoms(batch.numbers[batch.index == first].cpu().numpy()).symbols} {why}")
+
+
+def _extreme(values: Tensor, owner: Tensor, size: int, which: Extremum) -> Tensor:
+    """(size,) the highest or the lowest of the values that have one owner."""
+    reduce = "amax" if which == "highest" else "amin"
+    return values.new_zeros(size).scatter_reduce(0, owner, values, reduce, include_self=False)
+
+
+def molecules(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Which molecule every atom (N,) belongs to, and which structure every molecule.
+
+    Atoms are bonded when closer than 1.3 times the sum of their covalent radii (Cordero et al., Dalton Trans. 2832, 2008).
+    A crystal is taken as one.
+    """
+    radii = torch.as_tensor(covalent_radii, device=batch.numbers.device)[batch.numbers]
+    i, j = batch.edge_index
+    near = batch.edge_vectors().detach().norm(dim=1) < _BONDED * (radii[i] + radii[j])
+    near |= batch.cell.flatten(1).any(1)[batch.edge_structure]
+    bonds = torch.stack([i, j])[:, near].cpu().numpy()
+    graph = coo_array((np.ones(bonds.shape[1]), bonds), shape=2 * batch.numbers.shape)
+    count, pieces = connected_components(graph, directed=False)
+    pieces = torch.as_tensor(pieces, dtype=torch.long, device=batch.index.device)
+    owner = batch.index.new_zeros(count).index_copy(0, pieces, batch.index)
+    return pieces, owner
 
 
 def _electrons(batch: Batch) -> Tensor:

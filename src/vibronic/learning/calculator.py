@@ -65,6 +65,13 @@ class ModelCalculator(Calculator):
             )
             (gradient,) = torch.autograd.grad(predicted["energy"].sum(), batch.positions)
             self.results["forces"] = -gradient.cpu().double().numpy()
+        if "novelty" in predicted:
+            self.results["novelty"] = float(predicted["novelty"])
+            if self.results["novelty"] > 1:
+                warnings.warn(
+                    "this structure is unlike the training set of the model (results['novelty'] above 1): errors may be large",
+                    stacklevel=2,
+                )
         for t in self.model.targets:
             value = predicted[t.name].detach().cpu().double().numpy()
             value = value if t.level == "atom" else value[0]

@@ -28,11 +28,14 @@ _STRESS = ("xx", "yy", "zz", "yz", "xz", "xy")
 def predict(
     model: Model,
     structures: Sequence[Atoms],
-    batch_size: int = 16,
+    batch_size: int = 32,
     device: str = "cpu",
     place: Callable[[int], str] = "structure {}".format,
 ) -> dict[str, list[np.ndarray]]:
     """Predictions by target name, one entry per structure: a scalar array, (3, 3), or (n_atoms, ...) per atom.
+
+    With them the ``novelty`` of every structure, where the model can tell: up to 1 it is about as far from the training set
+    as the members of the set are from one another; above, errors may be several times as large as the intervals say.
 
     Args:
         place: how an error names a structure, from its index.
@@ -66,6 +69,8 @@ def predict(
             values = predicted[t.name].detach().cpu()
             parts = values.split(sizes) if t.level == "atom" else values.unbind(0)
             out[t.name] += [part.double().numpy() for part in parts]
+        if "novelty" in predicted:
+            out.setdefault("novelty", []).extend(predicted["novelty"].cpu().double().numpy())
     return out
 
 
@@ -161,7 +166,8 @@ def write_predictions(
 ) -> None:
     """``predictions.csv``: one row per structure, units in the header; stress as six columns (xx yy zz yz xz xy).
 
-    Last, a column ``name_reference`` for each of ``references``: what the values of the target are relative to.
+    Last the novelty, where the model can tell, and a column ``name_reference`` for each of ``references``: what the values of
+    the target are relative to.
 
     Per-atom targets do not fit one row per structure; the verb ``predict`` writes forces to :func:`forces_file`.
     """
@@ -175,6 +181,9 @@ def write_predictions(
             header += [f"{t.name}_{c} [{t.unit}]" for c in "xyz"]
         else:
             header += [f"{t.name} [{t.unit}]", f"{t.name}_low [{t.unit}]", f"{t.name}_high [{t.unit}]"]
+    novelty = predicted.get("novelty")
+    if novelty is not None:
+        header.append("novelty")
     header += [f"{name}_reference" for name in references]
     with writable(path) as temporary, temporary.open("w", newline="") as file:
         rows = csv.writer(file)
@@ -190,6 +199,8 @@ def write_predictions(
                 else:
                     half = half_widths.get(t.name, np.nan) * (len(atoms) if t.extensive else 1)
                     row += _digits([float(value), float(value) - half, float(value) + half])
+            if novelty is not None:
+                row.append(f"{float(novelty[k]):.3g}")
             rows.writerow([*row, *references.values()])
 
 

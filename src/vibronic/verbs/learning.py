@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 
 def predict(
-    model: str, structures: str, device: str = "cpu", batch_size: int = 16, out: Path = Path("predictions.csv")
+    model: str, structures: str, device: str = "cpu", batch_size: int = 32, out: Path = Path("predictions.csv")
 ) -> Path:
     """Predict properties of structures with a trained model.
 
       vibronic predict runs/gap hot.extxyz --out predictions.csv
 
-    One row per structure, units in the header, a 90 % interval where the model was calibrated, and what energies are
-    relative to. Forces go to an extxyz
-    beside the table, here predictions.forces.extxyz.
+    One row per structure, units in the header, a 90 % interval where the model was calibrated, the novelty where it can tell
+    how unlike its training set a structure is, and what energies are relative to. Forces go to an extxyz beside the table,
+    here predictions.forces.extxyz.
 
     Args:
         model: model folder, or the name of a shipped model (see 'vibronic models').
@@ -66,6 +66,12 @@ def predict(
     say(f"{len(frames)} predictions: {out}")
     for name, what in card.references.items():
         say(f"zero of {name}: {what}")
+    unlike = sum(float(value) > 1 for value in predicted.get("novelty", ()))
+    if unlike:
+        say(
+            f"{unlike} of them are unlike anything in the training set (novelty above 1): errors may be several times as large as "
+            "the intervals say; check that the geometries were relaxed as those of the training set"
+        )
     return out
 
 
