@@ -32,14 +32,16 @@ def finished(tmp_path_factory) -> Path:
     return out
 
 
-def test_training_sets_are_nested_and_know_every_element() -> None:
+def test_training_sets_are_nested_and_know_every_element_and_the_smallest() -> None:
     pool = [molecule(name) for name in NAMES]
     sets = [[id(a) for a in training_set(pool, size, seed=3)] for size in (4, 8, 12)]
     assert sets[0] == sets[1][:4] == sets[2][:4]
     assert sets[1] == sets[2][:8]
     assert len(set(sets[2])) == 12
     for seed in range(5):
-        assert {int(z) for a in training_set(pool, 5, seed) for z in a.numbers} == {1, 6, 7, 8, 9}
+        chosen = training_set(pool, 5, seed)
+        assert {int(z) for a in chosen for z in a.numbers} == {1, 6, 7, 8, 9}
+        assert min(len(a) for a in chosen) == 3
     assert len({tuple(id(a) for a in training_set(pool, 12, seed)) for seed in range(5)}) == 5
 
 

@@ -118,13 +118,14 @@ def run(plan: Plan, out: Path, workers: int = 1, say: Callable[[str], None] = pr
 
 
 def training_set(molecules: Sequence[Atoms], size: int, seed: int) -> list[Atoms]:
-    """The first ``size`` molecules in the order of a seed, which starts with one molecule for every element.
+    """The first ``size`` molecules in the order of a seed, which starts with the smallest and one for every element.
 
-    A training set without fluorine could not be asked about it.
+    A training set without fluorine could not be asked about it, nor one of nine atoms about water.
     """
     order = np.random.default_rng(seed).permutation(len(molecules)).tolist()
-    missing = {int(z) for atoms in molecules for z in set(atoms.numbers)}
-    first = []
+    smallest = min(order, key=lambda k: len(molecules[k]))
+    first = [smallest]
+    missing = {int(z) for atoms in molecules for z in set(atoms.numbers)} - set(molecules[smallest].numbers)
     for k in order:
         if new := missing & set(molecules[k].numbers):
             missing -= new

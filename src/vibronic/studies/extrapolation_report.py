@@ -105,7 +105,7 @@ def _how(plan: dict[str, Any], means: list[dict[str, Any]], largest: int) -> str
 
     return (
         "Training and small test molecules are those of the published split; a training set holds every smaller one of its seed, and "
-        "starts with a molecule for every element. **Composition**: one energy per element. **Ridge**: linear in pair and angle "
+        "starts with the smallest molecule and one for every element. **Composition**: one energy per element. **Ridge**: linear in pair and angle "
         "distributions. **qdf**: two fields, the functional fitted in closed form, inducing points in proportion to the training "
         "molecules up to 6,000 and 4,000, noise chosen on a tenth of them. **SchNet**: 64 features, 3 interactions, 5 Å, on top of the composition; AdamW, "
         f"cosine schedule, {plan['steps']:,} steps of 16 molecules or 20 epochs, whichever is more (epochs: {epochs('schnet')}). **qdf2020**: as published but for "
