@@ -157,16 +157,18 @@ def test_single_precision_turns_and_adds_up() -> None:
     torch.manual_seed(0)
     made = store.build("qdf", targets=["energy"], noise=1e-5, **SMALL)
     made.prepare(GraphData(rattled(140, 0), made.targets, made.cutoff).batch())
-    assert made.eval().dtype is torch.float32
+    assert made.eval().fields[0].centres.dtype is torch.float32
     a, b = rattled(14, 5)[7], rattled(14, 5)[11]
     turned = a.copy()
     turned.positions = turned.positions @ Rotation.random(random_state=1).as_matrix().T + 20.0
     both = a + Atoms(b.numbers, b.positions + np.array([40, 0, 0]))
+    apart = a + Atoms(b.numbers, b.positions + np.array([1e4, 0, 0]))
     far = Atoms(a.numbers, a.positions + 1e5)
     one, other, again, sum_of_two = of(made, a, b, turned, both)["energy"]
     assert of(made, far)["energy"][0] == pytest.approx(one, abs=4e-4)
     assert again == pytest.approx(one, abs=4e-4)  # 0.01 kcal/mol
-    assert sum_of_two == pytest.approx(one + other, abs=4e-4)
+    assert sum_of_two == pytest.approx(one + other, abs=1e-4)
+    assert of(made, apart)["energy"][0] == pytest.approx(one + other, abs=1e-4)
 
 
 def test_what_is_unlike_the_training_set_is_told(model) -> None:

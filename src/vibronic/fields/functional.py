@@ -120,8 +120,8 @@ class KernelFunctional(nn.Module):
     def forward(self, features: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
         """Atomic contributions (N, targets), double precision, and how unlike the training set every atom (N,) is.
 
-        The latter is the distance to the nearest inducing point, in units of :attr:`spacing`, that which nine in ten of
-        them have from one another or less.
+        The latter is the distance to the nearest inducing point, in units of :attr:`spacing`, the median of their distances
+        from one another.
         """
         out = features.new_zeros(len(features), self.weights.shape[1], dtype=torch.float64)
         novelty = features.new_zeros(len(features))
@@ -160,11 +160,11 @@ def _square(x: Tensor) -> Tensor:
 
 
 def _spacing(points: Tensor) -> Tensor:
-    """Distance to its nearest neighbour that nine in ten of the points have or less."""
+    """Median distance of a point to its nearest neighbour."""
     if len(points) < 2:
         return torch.tensor(torch.inf, dtype=points.dtype)
     distances = torch.cdist(points, points).fill_diagonal_(torch.inf)
-    return distances.amin(1).quantile(0.9).clamp(min=1e-6)
+    return distances.amin(1).median().clamp(min=1e-6)
 
 
 def matern(square: Tensor) -> Tensor:

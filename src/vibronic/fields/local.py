@@ -105,14 +105,14 @@ class LocalField(nn.Module):
         Gaussians).
         """
         i, j = batch.edge_index
-        vectors = batch.edge_vectors()
+        vectors = batch.edge_vectors().to(self.centres.dtype)
         distance = vectors.norm(dim=-1)
         near = torch.nonzero(distance < self.cutoff)[:, 0]
         i, j, vectors, distance = i[near], j[near], vectors[near], distance[near]
         fall = 0.5 * (1 + torch.cos(math.pi * distance / self.cutoff)) / (1 + (distance / self.reach) ** 4)
         fall = fall * torch.where(batch.numbers[j] == 1, self.hydrogen, 1.0)
         if batch.edge_weight is not None:
-            fall = fall * batch.edge_weight[near]
+            fall = fall * batch.edge_weight[near].to(fall.dtype)
         radial = torch.exp(-0.5 * ((distance[:, None] - self.centres) / self.widths) ** 2) * fall[:, None]
         # Normalised so that the sum over m is 1 in every direction, for each l.
         scale = [math.sqrt(4 * math.pi / (2 * l + 1)) for l in range(self.momentum + 1)]  # noqa: E741

@@ -18,7 +18,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 
-from vibronic.core.batch import Batch
+from vibronic.core.batch import Batch, widest
 from vibronic.core.errors import VibronicError
 from vibronic.core.model import Model
 from vibronic.core.scatter import scatter_mean, scatter_sum
@@ -121,8 +121,10 @@ class QuantumDeepField(Model):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Single precision for the field, until the model is made double; the functional always sums in double."""
-        return self.fields[0].centres.dtype  # type: ignore[return-value]
+        """Geometries come as precise as the device allows: in single precision a long vector rounds a bond. The field is in
+        single precision all the same, until the model is made double, and the functional sums in double.
+        """
+        return widest(self.fields[0].centres.device)  # type: ignore[arg-type]
 
     def prepare(self, batch: Batch) -> None:
         """Fit everything: natural orbitals, inducing points, baseline and weights."""
