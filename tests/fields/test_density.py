@@ -220,7 +220,7 @@ def test_a_free_atom_is_derived_again(number) -> None:
     [
         (Atoms("OH", [[0, 0, 0], [0.97, 0, 0]]), "unpaired electrons"),
         (Atoms("OH", [[0, 0, 0], [0.97, 0, 0]], info={"charge": -1}), "charge -1"),
-        (Atoms("He2", [[0, 0, 0], [1, 0, 0]], info={"spin": 2}), "unpaired electrons"),
+        (Atoms("He2", [[0, 0, 0], [1, 0, 0]], info={"spin": 2}), "spin 2"),
         (Atoms("He", cell=[4, 4, 4], pbc=True), "periodic"),
         (Atoms("SH2", [[0, 0, 0], [1.3, 0, 0], [0, 1.3, 0]]), "never seen S"),
         (Atoms(), "no atoms"),

@@ -199,8 +199,8 @@ def test_an_ion_is_refused_on_every_way_to_a_prediction(model) -> None:
         {"points": (3,)},
         {"cutoffs": (0.5, 3.0)},
         {"orbitals": 0},
-        {"linear": (0.0, -1.0)},
-        {"amplitudes": (1.0,)},
+        {"linear": -1.0},
+        {"long_amplitude": 0.0},
         {"targets": ["forces"]},
     ],
 )

@@ -52,8 +52,9 @@ class QuantumDeepField(Model):
         orbitals: natural orbitals of each angular momentum.
         components: invariants of the field that the functional sees.
         length: of the kernel, in units of the median distance between two atoms in the space of invariants.
-        amplitudes: of the functional of each field before it is fitted; what varies much in a short field transfers.
-        linear: the same of a linear functional of each field; 0 for none.
+        amplitude: of the functional of the shortest field before it is fitted; the noise is relative to it.
+        long_amplitude: of that, what longer fields get: what depends on the near surroundings transfers.
+        linear: amplitude of a linear functional of the shortest field; 0 for none.
         noise: of the labels relative to the functional; chosen on a tenth of the training set where it is None.
         reach: where the weight of neighbours starts to fall, Angstrom.
         hydrogen: weight of hydrogen's orbitals in the field.
@@ -80,8 +81,9 @@ class QuantumDeepField(Model):
         orbitals: int = 20,
         components: int = 96,
         length: float = 1.4,
-        amplitudes: Sequence[float] = (0.7, 2.0),
-        linear: Sequence[float] = (0.0, 8.0),
+        amplitude: float = 2.0,
+        long_amplitude: float = 0.35,
+        linear: float = 8.0,
         noise: float | None = None,
         reach: float = 1.6,
         hydrogen: float = 0.6,
@@ -89,16 +91,12 @@ class QuantumDeepField(Model):
         hydrogen_amplitude: float = 0.3,
     ) -> None:
         config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
-        per_field = {"points": points, "amplitudes": amplitudes, "linear": linear}
-        if not cutoffs or min(cutoffs) <= 1:
-            raise VibronicError("qdf needs cutoffs above 1 Angstrom")
-        for name, values in per_field.items():
-            if len(values) != len(cutoffs):
-                raise VibronicError(f"qdf needs as many {name} as cutoffs, and {len(values)} are not {len(cutoffs)}")
+        if not cutoffs or min(cutoffs) <= 1 or len(points) != len(cutoffs):
+            raise VibronicError("qdf needs as many points as cutoffs, and cutoffs above 1 Angstrom")
         if not 0 <= momentum <= 12 or (noise is not None and not 0 < noise < float("inf")):
             raise VibronicError("qdf needs a momentum from 0 to 12, and a positive noise where one is given")
-        positive = min(*points, *amplitudes, orbitals, components, length, reach, hydrogen_amplitude)
-        if positive <= 0 or min(*linear, hydrogen, hydrogen_points) < 0:
+        positive = (*points, orbitals, components, length, amplitude, long_amplitude, reach, hydrogen_amplitude)
+        if min(positive) <= 0 or min(linear, hydrogen, hydrogen_points) < 0:
             raise VibronicError("qdf needs positive points, amplitudes, orbitals, components, length and reach")
         super().__init__(config, [target(t, (units or {}).get(t, "1")) for t in targets], max(cutoffs))
         refused = [t.name for t in self.targets if t.shape or t.level != "structure"]
@@ -109,8 +107,15 @@ class QuantumDeepField(Model):
             LocalField(cutoff, momentum, orbitals, components, reach, hydrogen) for cutoff in cutoffs
         )
         self.functionals = nn.ModuleList(
-            KernelFunctional(*of_field, hydrogen_points, hydrogen_amplitude)
-            for of_field in zip(points, [length] * len(points), amplitudes, linear, strict=True)
+            KernelFunctional(
+                n,
+                length,
+                amplitude if cutoff == min(cutoffs) else amplitude * long_amplitude,
+                linear if cutoff == min(cutoffs) else 0.0,
+                hydrogen_points,
+                hydrogen_amplitude,
+            )
+            for n, cutoff in zip(points, cutoffs, strict=True)
         )
         self.register_buffer("extensive", torch.tensor([t.extensive for t in self.targets]), persistent=False)
         self.register_buffer("baseline", torch.zeros(0, dtype=torch.float64))  # (elements, targets)
