@@ -34,7 +34,7 @@ MODELS = {
         "targets": ["homo", "lumo"],
         "model": {"points": [5000, 3000]},
         "says": "Energies of the highest occupied and the lowest unoccupied orbital of neutral closed-shell molecules of H, C, N, O and "
-        "F, B3LYP/6-31G(2df,p), learned from those of QM9 with up to 14 atoms. Only for geometries relaxed with that method. Errors more than double for molecules of 15 atoms or more, and the 90 % intervals, which hold for up to 14, held 65 % (HOMO) and 51 % "
+        "F, B3LYP/6-31G(2df,p), learned from those of QM9 with up to 14 atoms. Only for geometries relaxed with that method. Errors more than double for molecules of 15 atoms or more, and the 90 % intervals, which hold for up to 14, held 64 % (HOMO) and 52 % "
         "(LUMO) of theirs.",
     },
     "qdf-density": {

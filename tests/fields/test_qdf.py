@@ -14,6 +14,7 @@ from vibronic.data.dataset import GraphData
 from vibronic.explain.attribution import attribute
 from vibronic.fields.functional import NOISES, KernelFunctional, farthest, matern, solve
 from vibronic.fields.local import LocalField, gaussians
+from vibronic.fields.qdf import molecules
 from vibronic.learning import store
 from vibronic.learning.calculator import ModelCalculator
 from vibronic.learning.prediction import predict
@@ -90,6 +91,38 @@ def test_a_level_of_several_molecules_is_the_highest_or_the_lowest(model) -> Non
     both = a + Atoms(b.numbers, b.positions + np.array([0, 0, 40.0]))
     assert of(model, both)["homo"][0] == pytest.approx(alone.max(), abs=1e-9)
     assert of(model, b, both, a)["homo"] == pytest.approx([alone[1], alone.max(), alone[0]], abs=1e-9)
+
+
+def test_levels_are_learned_from_single_molecules_and_gaps_asked_of_them() -> None:
+    torch.manual_seed(0)
+    frames = rattled(56, 0)
+    for atoms in frames:
+        atoms.info.update(lumo=1.0 + atoms.info["homo"] / 8, band_gap=3.0)
+    a, b = molecule("C6H6"), molecule("H2O")
+    both = a + Atoms(b.numbers, b.positions + np.array([0, 0, 40.0]))
+    made = store.build("qdf", targets=["lumo"], noise=1e-5, **SMALL)
+    made.prepare(GraphData(frames, made.targets, made.cutoff).batch())
+    alone = of(made, a, b)["lumo"]
+    assert of(made, both)["lumo"][0] == pytest.approx(alone.min(), abs=1e-6)
+    gap = store.build("qdf", targets=["band_gap"], noise=1e-5, **SMALL)
+    gap.prepare(GraphData(frames, gap.targets, gap.cutoff).batch())
+    with pytest.raises(VibronicError, match="several molecules"):
+        of(gap, both)
+    both.info["lumo"] = 1.0
+    with pytest.raises(VibronicError, match="learned from single ones"):
+        made.prepare(GraphData([*frames, both], made.targets, made.cutoff).batch())
+
+
+def test_a_crystal_is_one_piece_and_molecules_are_several() -> None:
+    water = molecule("H2O", vacuum=5.0)
+    pair = water + Atoms(water.numbers, water.positions + np.array([8.0, 0, 0]))
+    crystal = pair.copy()
+    crystal.set_cell([20, 20, 20])
+    crystal.pbc = True
+    batch = Batch.collate([Batch.from_atoms(atoms, 5.0) for atoms in (pair, crystal, water)])
+    pieces, owner = molecules(batch)
+    assert owner.tolist() == [0, 0, 1, 2]
+    assert pieces.tolist() == [0, 0, 0, 1, 1, 1, *[2] * 6, *[3] * 3]
 
 
 def test_the_energy_is_smooth_along_a_stretch_and_through_the_cutoffs(model) -> None:
@@ -179,6 +212,18 @@ def test_what_is_unlike_the_training_set_is_told(model) -> None:
         atoms.rattle(0.3, seed=4)
     assert np.mean(unseen > 1) < 0.1 < 0.5 < np.mean(of(model, *odd)["novelty"] > 1)
     assert np.median(of(model, *odd)["novelty"]) > 2 * np.median(unseen)
+
+
+def test_an_element_of_which_one_atom_is_known_is_no_less_novel() -> None:
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(41, 5, generator=rng)
+    numbers = torch.tensor([6] * 40 + [8])
+    functional = KernelFunctional(30, 1.0, 1.0, 0.0)
+    functional.prepare(x, numbers)
+    functional.learn(torch.zeros(int(functional.points_of.sum()), 1, dtype=torch.float64))
+    novelty = functional(x[-1:] + torch.tensor([0.0, 3.0, 0, 0, 0]), torch.tensor([8]))[1]
+    assert novelty > 1
+    assert functional(x[-1:].half().float(), torch.tensor([8]))[1] < 0.01
 
 
 def test_an_ion_is_refused_on_every_way_to_a_prediction(model) -> None:

@@ -71,8 +71,8 @@ class Model(nn.Module):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Predictions by target name: (B, ...) per structure, (N, ...) per atom.
 
-        A model that can tell how far a structure is from its training set adds ``novelty`` (B,): up to 1 where it is about
-        as far as the members of the set are from one another.
+        A model that can tell how far a structure is from its training set adds ``novelty`` (B,), above 1 where it is
+        farther than is usual within the set.
         """
         raise NotImplementedError
 

@@ -66,4 +66,6 @@ def target(name: str, unit: str = "1") -> Target:
     """The known target of this name, or an intensive per-structure scalar with ``unit`` for a user's own property."""
     if not name or any(c in name for c in " ,[]="):
         raise VibronicError(f"'{name}' is not a usable target name: use letters, digits and underscores")
+    if name == "novelty":
+        raise VibronicError("'novelty' is what a model tells beside its targets; choose another name for yours")
     return TARGETS.get(name, Target(name, unit))

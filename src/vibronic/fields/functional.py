@@ -17,6 +17,8 @@ from vibronic.core.scatter import scatter_sum
 NOISES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 """Variances of the noise, relative to that of the functional, that are tried when none is given."""
 
+_TINY = 1e-6
+
 _BLOCK = 2**18
 """Kernel values that are held at once: few enough to stay in a processor's cache."""
 
@@ -80,7 +82,10 @@ class KernelFunctional(nn.Module):
             scales.append(float(distances.median()) if len(distances) and distances.max() > 0 else 1.0)
         self.points_of = torch.tensor([len(c) for c in chosen])
         self.inducing = torch.cat(chosen)
-        self.spacing = torch.stack([_spacing(c.double()) for c in chosen])
+        spacing = torch.stack([_spacing(c.double()) for c in chosen])
+        # Of an element with one point nothing is known but that point: as strict as the strictest other, or stricter.
+        known = spacing[~spacing.isnan()]
+        self.spacing = spacing.nan_to_num(float(known.min()) if len(known) else _TINY)
         self.scale = self.length * torch.tensor(scales, dtype=torch.float64)
 
     def columns(self, features: Tensor, numbers: Tensor, index: Tensor, size: int) -> Tensor:
@@ -118,12 +123,12 @@ class KernelFunctional(nn.Module):
         return matern(3 * torch.cdist(x, x) ** 2)
 
     def forward(self, features: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """Atomic contributions (N, targets), double precision, and how unlike the training set every atom (N,) is.
+        """Atomic contributions (N, targets), as precise as the weights, and how unlike the training set every atom (N,) is.
 
-        The latter is the distance to the nearest inducing point, in units of :attr:`spacing`, the median of their distances
-        from one another.
+        The latter is the distance to the nearest inducing point, in units of :attr:`spacing`, that which three in four of
+        them have to their nearest neighbour or less.
         """
-        out = features.new_zeros(len(features), self.weights.shape[1], dtype=torch.float64)
+        out = self.weights.new_zeros(len(features), self.weights.shape[1])
         novelty = features.new_zeros(len(features))
         n = len(self.inducing)
         kernel = self.weights[:n].split(self.points_of.tolist())
@@ -131,9 +136,9 @@ class KernelFunctional(nn.Module):
         for k, inducing in enumerate(self.inducing.split(self.points_of.tolist())):
             here = torch.nonzero(numbers == self.elements[k])[:, 0]
             for part, kernels, nearest in self._kernels(features, here, inducing, k):
-                given = kernels.double() @ kernel[k]
+                given = kernels.to(out.dtype) @ kernel[k]
                 if self.linear:
-                    given = given + features[part].double() @ linear[k] * (self.linear / self.scale[k])
+                    given = given + features[part].to(out.dtype) @ linear[k] * (self.linear / self.scale[k])
                 out = out.index_copy(0, part, given)
                 novelty[part] = nearest * float(self.scale[k] / self.spacing[k])
         return out, novelty
@@ -160,11 +165,11 @@ def _square(x: Tensor) -> Tensor:
 
 
 def _spacing(points: Tensor) -> Tensor:
-    """Median distance of a point to its nearest neighbour."""
+    """Distance to its nearest neighbour that three in four of the points have or less; not a number where there is one."""
     if len(points) < 2:
-        return torch.tensor(torch.inf, dtype=points.dtype)
+        return torch.tensor(torch.nan, dtype=points.dtype)
     distances = torch.cdist(points, points).fill_diagonal_(torch.inf)
-    return distances.amin(1).median().clamp(min=1e-6)
+    return distances.amin(1).quantile(0.75).clamp(min=_TINY)
 
 
 def matern(square: Tensor) -> Tensor:

@@ -39,8 +39,8 @@ class QuantumDeepField(Model):
     """Scalars of molecules and crystals from fields of several ranges; the sum of what every atom gives, or its mean.
 
     An extensive target (energy) is a sum over atoms, so that distant fragments add up exactly; any other is a mean. A level
-    (homo, lumo) is a mean over the atoms of one molecule; of several that no bond connects, the highest or the lowest. The
-    composition is fitted first. A model refuses kinds of structures that its training had none of: elements, molecules or
+    (homo, lumo) is a mean over the atoms of one molecule; of several that no bond connects, the highest or the lowest: it
+    jumps where a bond breaks (at 1.3 times the covalent radii), and is learned from single molecules. The composition is fitted first. A model refuses kinds of structures that its training had none of: elements, molecules or
     crystals, open shells, smaller ones.
 
     Args:
@@ -140,6 +140,7 @@ class QuantumDeepField(Model):
         self.molecules, self.crystals = (~periodic).any(), periodic.any()
         self.smallest = batch.n_atoms.min()
         self.closed_shells = torch.tensor(not bool((_electrons(batch) % 2).any()))
+        self._check_levels(batch)
         size = batch.n_structures
         sample = batch.select(torch.sort(torch.randperm(size)[:_SAMPLE])[0])
         columns = []
@@ -187,15 +188,22 @@ class QuantumDeepField(Model):
             if field.cutoff == nearest:
                 novelty = _extreme(unlike, batch.index, batch.n_structures, "highest")
         sums = scatter_sum(atomic, batch.index, batch.n_structures)
-        given = torch.where(self.extensive, sums, sums / batch.n_atoms[:, None])
-        if any(t.extremum for t in self.targets):
-            pieces, owner = molecules(batch)
-            means = scatter_mean(atomic, pieces, len(owner))
-        found = {"novelty": novelty}
+        whole = torch.where(self.extensive, sums, sums / batch.n_atoms[:, None])
+        found = {t.name: value for t, value in zip(self.targets, whole.unbind(1), strict=True)}
+        if not any(t.extremum for t in self.targets):
+            return found | {"novelty": novelty}
+        pieces, owner = molecules(batch)
+        means = scatter_mean(atomic, pieces, len(owner))
+        several = torch.bincount(owner) > 1
         for k, t in enumerate(self.targets):
-            extreme = t.extremum and _extreme(means[:, k], owner, batch.n_structures, t.extremum)
-            found[t.name] = given[:, k] if extreme is None else extreme
-        return found
+            if t.extremum:
+                found[t.name] = _extreme(means[:, k], owner, batch.n_structures, t.extremum)
+            if t.name == "band_gap" and several.any():
+                raise VibronicError(
+                    f"{_formula(batch, torch.nonzero(several)[0, 0])} is several molecules, whose gap is between levels of "
+                    "different ones; predict homo and lumo instead"
+                )
+        return found | {"novelty": novelty}
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Mean absolute error over the targets, for comparison only: the fit needs no steps."""
@@ -222,8 +230,20 @@ class QuantumDeepField(Model):
             (batch.n_atoms < self.smallest, f"is smaller than any structure of the training ({self.smallest} atoms)"),
         ):
             if refused.any():
-                first = torch.nonzero(refused)[0, 0]
-                raise VibronicError(f"{Atoms(batch.numbers[batch.index == first].cpu().numpy()).symbols} {why}")
+                raise VibronicError(f"{_formula(batch, torch.nonzero(refused)[0, 0])} {why}")
+
+    def _check_levels(self, batch: Batch) -> None:
+        """A mean over atoms is fitted, which is a level of single molecules whose bonds are all seen."""
+        if not any(t.extremum for t in self.targets):
+            return
+        longest = 2 * _BONDED * float(covalent_radii[self.elements.cpu().numpy()].max())
+        if self.cutoff < longest and bool(self.molecules):
+            raise VibronicError(f"levels of molecules need a cutoff of {longest:.1f} Angstrom, to see what is bonded")
+        several = torch.bincount(molecules(batch)[1]) > 1
+        if several.any():
+            raise VibronicError(
+                f"{_formula(batch, torch.nonzero(several)[0, 0])} is several molecules; levels are learned from single ones"
+            )
 
 
 def _extreme(values: Tensor, owner: Tensor, size: int, which: Extremum) -> Tensor:
@@ -241,13 +261,19 @@ def molecules(batch: Batch) -> tuple[Tensor, Tensor]:
     radii = torch.as_tensor(covalent_radii, device=batch.numbers.device)[batch.numbers]
     i, j = batch.edge_index
     near = batch.edge_vectors().detach().norm(dim=1) < _BONDED * (radii[i] + radii[j])
-    near |= batch.cell.flatten(1).any(1)[batch.edge_structure]
-    bonds = torch.stack([i, j])[:, near].cpu().numpy()
+    follows = torch.arange(1, len(batch.index), device=batch.index.device)
+    inside = batch.cell.flatten(1).any(1)[batch.index[follows]] & (batch.index[follows] == batch.index[follows - 1])
+    chain = torch.stack([follows - 1, follows])[:, inside]  # of all atoms of a crystal
+    bonds = torch.cat([batch.edge_index[:, near], chain], dim=1).cpu().numpy()
     graph = coo_array((np.ones(bonds.shape[1]), bonds), shape=2 * batch.numbers.shape)
     count, pieces = connected_components(graph, directed=False)
     pieces = torch.as_tensor(pieces, dtype=torch.long, device=batch.index.device)
     owner = batch.index.new_zeros(count).index_copy(0, pieces, batch.index)
     return pieces, owner
+
+
+def _formula(batch: Batch, structure: Tensor) -> str:
+    return str(Atoms(batch.numbers[batch.index == structure].cpu().numpy()).symbols)
 
 
 def _electrons(batch: Batch) -> Tensor:

@@ -34,8 +34,8 @@ def predict(
 ) -> dict[str, list[np.ndarray]]:
     """Predictions by target name, one entry per structure: a scalar array, (3, 3), or (n_atoms, ...) per atom.
 
-    With them the ``novelty`` of every structure, where the model can tell: up to 1 it is about as far from the training set
-    as the members of the set are from one another; above, errors may be several times as large as the intervals say.
+    With them the ``novelty`` of every structure, where the model can tell: above 1 it is farther from the training set
+    than is usual within it, and errors are a few times as large, on average.
 
     Args:
         place: how an error names a structure, from its index.

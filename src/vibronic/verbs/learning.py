@@ -69,8 +69,8 @@ def predict(
     unlike = sum(float(value) > 1 for value in predicted.get("novelty", ()))
     if unlike:
         say(
-            f"{unlike} of them are unlike those of the training set (novelty above 1): errors may be several times as large as "
-            "the intervals say; check that the geometries were relaxed as those of the training set"
+            f"{unlike} of them are unlike those of the training set (novelty above 1): errors are larger "
+            "there than the intervals say; check that the geometries were relaxed as those of the training set"
         )
     return out
 
