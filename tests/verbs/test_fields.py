@@ -189,6 +189,10 @@ def test_references(folder, water, tmp_path) -> None:
     write(tmp_path / "methane.xyz", molecule("CH4"))
     with pytest.raises(VibronicError, match="another molecule or geometry"):
         density(str(folder), str(tmp_path / "methane.xyz"), reference=str(out), out=tmp_path / "x.cube")
+
+
+def test_a_reference_without_density_matrices_is_refused(folder, water, tmp_path) -> None:
+    pytest.importorskip("pyscf")
     with pytest.raises(VibronicError, match="no 'density_matrix'"):
         density(str(folder), str(water), reference=str(water), out=tmp_path / "x.cube")
 
