@@ -102,6 +102,7 @@ def off_the_minima(model: Any, known: Sequence[Atoms]) -> dict[str, float]:
         "ethanol, X-H shorter by 0.01 [eV]": round(energy(_stretched(ethanol, -0.01)) - start, 3),
         "ethanol, X-H longer by 0.01 [eV]": round(energy(_stretched(ethanol, 0.01)) - start, 3),
         "ethanol, builder minus QM9 [kcal/mol]": round((builder - start) * KCAL, 2),
+        "ethanol, builder: novelty": round(float(predict(model, [molecule(ETHANOL)])["novelty"][0]), 2),
         "largest force at a minimum, median of 200 [eV/Angstrom]": round(float(np.median(forces)), 2),
         "largest force at a minimum, largest of 200 [eV/Angstrom]": round(max(forces), 2),
     }
