@@ -29,6 +29,8 @@ def model() -> Model:
         (said(charge=-1.0), "charge -1.0"),
         (said(charge="one"), "charge one"),
         (said(total_charge=-2), "total_charge -2"),
+        (said(Net_Charge=1), "Net_Charge 1"),
+        (said(multiplicity=3), "multiplicity 3"),
         (said(charges=[1, 0, 0]), "initial charges that sum to 1"),
         (said(charges=[-1.31, 0.16, 0.16]), "initial charges that sum to -0.99"),
         (said(charges=[np.nan, 0, 0]), "initial charges that sum to nan"),
@@ -49,6 +51,7 @@ def test_ions_and_open_shells(model: Model, atoms: Atoms, word: str) -> None:
     [
         said(),
         said(charge=0, total_charge=0.0, spin=0),
+        said(Charge=0, mult=1),
         said(charges=[-0.664, 0.331, 0.331]),  # predicted, and rounded
         said(moments=[0.01, 0, -0.01]),
     ],

@@ -87,6 +87,17 @@ def test_an_error_says_which_structure_it_is_of(molecules: Path, tmp_path: Path)
         verbs.train("qdf", str(tmp_path / "set"), targets=["energy"], out=tmp_path / "none")
 
 
+def test_a_model_is_not_lost_to_another_training(molecules, tmp_path) -> None:
+    out = tmp_path / "model"
+    verbs.train("qdf", str(molecules), targets=["energy"], model=SMALL, out=out)
+    before = (out / "model.safetensors").read_bytes()
+    for kind, targets, model in (("qdf", ["homo"], SMALL), ("ridge", ["energy"], None)):
+        with pytest.raises(VibronicError, match="holds a model of other settings"):
+            verbs.train(kind, str(molecules), targets=targets, model=model, out=out)
+    assert (out / "model.safetensors").read_bytes() == before
+    verbs.train("qdf", str(molecules), targets=["energy"], model=SMALL, out=out)  # the same may be done again
+
+
 def test_settings_of_steps_are_refused_where_no_step_is_taken(molecules: Path, tmp_path: Path) -> None:
     with pytest.raises(VibronicError, match=r"qdf is fitted in closed form, without steps: --training\.batch_size"):
         verbs.train("qdf", str(molecules), model=SMALL, training=Training(batch_size=8), out=tmp_path / "model")

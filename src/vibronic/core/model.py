@@ -15,6 +15,9 @@ from vibronic.core.batch import Batch
 from vibronic.core.errors import VibronicError
 from vibronic.core.targets import Target
 
+_NEUTRAL = {"charge": 0, "total_charge": 0, "net_charge": 0, "spin": 0, "multiplicity": 1, "mult": 1}
+"""What files say of charge and spin, and what they say of a neutral closed shell."""
+
 
 class Model(nn.Module):
     """A function from a :class:`Batch` to named predictions, in the units of its targets.
@@ -91,16 +94,16 @@ class Model(nn.Module):
     def check_neutral(self, atoms: Atoms) -> None:
         """Refuse ions and open shells: no model here sees charge or spin, and would predict the neutral closed shell.
 
-        A charge is ``info["charge"]``, ``info["total_charge"]``, or what ``initial_charges`` sum to (partial charges of
-        a neutral structure sum to zero, but for their rounding). Unpaired electrons are ``info["spin"]`` and, of a
-        molecule, ``initial_magmoms``. Those of a crystal are no more than the start of a calculation, and pass.
+        A charge is ``charge``, ``total_charge`` or ``net_charge`` in ``info``, in capitals or not, or what
+        ``initial_charges`` sum to (partial charges of a neutral structure sum to zero, but for their rounding). Unpaired
+        electrons are ``spin``, or ``multiplicity`` or ``mult`` other than 1, and, of a molecule, ``initial_magmoms``. Those of a crystal are no more than the start of a calculation, and pass.
 
         Raises:
             VibronicError: one of them is not zero.
         """
-        for name in ("charge", "total_charge", "spin"):
-            value = atoms.info.get(name, 0)
-            if not isinstance(value, int | float | np.number) or value != 0:
+        for name, value in atoms.info.items():
+            neutral = _NEUTRAL.get(str(name).lower())
+            if neutral is not None and (not isinstance(value, int | float | np.number) or value != neutral):
                 raise _not_neutral(atoms, f"{name} {value}")
         if not abs(total := float(atoms.get_initial_charges().sum())) < 0.5:
             raise _not_neutral(atoms, f"initial charges that sum to {total:g}")

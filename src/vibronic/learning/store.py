@@ -68,6 +68,7 @@ class Card:
         intervals: target -> half width of the 90 % conformal interval, in the target's unit.
         licence: licence of the weights.
         summary: what it is for, and what it is not for, in a few sentences.
+        only: of which structures alone its predictions hold, one sentence that every prediction is told with.
         references: target -> what its values are relative to, as energies have a zero.
     """
 
@@ -77,6 +78,7 @@ class Card:
     intervals: Mapping[str, float] = field(default_factory=dict)
     licence: str = "MIT"
     summary: str = ""
+    only: str = ""
     references: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -128,6 +130,20 @@ def _is(kind: type, value: object) -> bool:
     return type(value) is kind  # or True would be a whole number
 
 
+def check_free(folder: Path, model: Model) -> None:
+    """Refuse to put a model where another one is, whose training would be lost.
+
+    Raises:
+        VibronicError: the folder holds a model of another kind or of other settings.
+    """
+    folder = Path(folder)
+    if not (folder / "model.safetensors").exists() or not (folder / "config.json").exists():
+        return
+    kind, config, _ = _description(folder)
+    if (kind, config) != (model.kind, json.loads(json.dumps(model.config))):
+        raise VibronicError(f"{folder} holds a model of other settings; choose another --out or delete it")
+
+
 def save(model: Model, folder: Path, card: Card) -> None:
     """Write a model folder; the weights come last, so a folder with weights is complete."""
     from safetensors.torch import save_file
@@ -138,6 +154,7 @@ def save(model: Model, folder: Path, card: Card) -> None:
         "format": FORMAT,
         "kind": model.kind,
         "summary": card.summary,
+        "only": card.only,
         "config": model.config,
         "targets": {t.name: t.unit for t in model.targets},
         "references": card.references,
@@ -196,7 +213,7 @@ def _description(folder: Path) -> tuple[str, dict[str, Any], Card]:
                 f"{folder} has format version {version}, this Vibronic reads version {FORMAT}; "
                 "install the version of Vibronic named in its config.json"
             )
-        described = {"summary": "", "references": {}, **described}  # which folders of early models lack
+        described = {"summary": "", "only": "", "references": {}, **described}  # which folders of early models lack
         card = Card(**{f.name: described[f.name] for f in fields(Card)})
         for key in ("config", "data", "scores", "units", "intervals", "references"):
             if not isinstance(described[key], dict):
@@ -241,6 +258,7 @@ def _readme(model: Model, card: Card) -> str:
         f"# {model.kind}: {', '.join(t.name for t in model.targets)}",
         "",
         *([card.summary, ""] if card.summary else []),
+        *([card.only, ""] if card.only else []),
         f"Predicts {targets}. {fitted:,} fitted numbers, cutoff {model.cutoff} Angstrom.",
         *(f"Zero of {name}: {what}." for name, what in card.references.items()),
         "",

@@ -66,10 +66,12 @@ def predict(
     say(f"{len(frames)} predictions: {out}")
     for name, what in card.references.items():
         say(f"zero of {name}: {what}")
+    if card.only:
+        say(card.only)
     unlike = sum(float(value) > 1 for value in predicted.get("novelty", ()))
     if unlike:
         say(
-            f"{unlike} of them are unlike those of the training set (novelty above 1): errors are larger "
+            f"{unlike} of {len(frames)} unlike those of the training set (novelty above 1): errors are larger "
             "there than the intervals say; check that the geometries were relaxed as those of the training set"
         )
     return out

@@ -113,6 +113,7 @@ def train(
                 f"{kind} is fitted in closed form, without steps: --{steps[0]} would change nothing; leave it out "
                 "(settings of the model are --model.NAME)"
             )
+        store.check_free(out, network)
         fitted, chosen, scored = _parts(network, data, frames, validation, test, fractions, seed)
         say(f"structures: {len(fitted)} to fit, {len(chosen)} to validate, {len(scored)} to score")
         if chosen and len(chosen) < 9:
