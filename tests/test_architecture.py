@@ -18,6 +18,7 @@ ROOMS = [
     "labelling",
     "sampling",
     "properties",
+    "crystals",
     "fields",
     "explain",
     "report",

@@ -1,0 +1,1 @@
+"""Generating crystals: diffusion and flow models, sampling, metrics."""
