@@ -109,11 +109,12 @@ class Batch:
         labels: Mapping[str, np.ndarray | float] | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> Batch:
-        """One structure with its neighbours within ``cutoff`` Angstrom, its geometry as ``dtype``.
+        """One structure with its neighbours within ``cutoff`` Angstrom (0: without), its geometry as ``dtype``.
 
         A molecule is moved to the origin first: single precision would round distances between atoms far away from it.
         """
-        i, j, shift = neighbor_list(atoms, cutoff)
+        none = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros((0, 3))
+        i, j, shift = neighbor_list(atoms, cutoff) if cutoff else none
         cell, positions = atoms.cell.array, atoms.positions
         if not atoms.pbc.any():
             cell, positions = np.zeros((3, 3)), positions - positions.mean(0)

@@ -31,6 +31,7 @@ class Model(nn.Module):
         recipe: training settings that suit this kind, where the user leaves them at their defaults.
         turns: losses that are minimised in turn, each batch giving one step to each of them.
         predicts: names of the targets of a kind that leaves no choice.
+        generates: whether it makes structures instead of predicting properties of given ones.
         differentiable: whether its energy has derivatives, so that it gives forces without having learned them.
     """
 
@@ -38,6 +39,7 @@ class Model(nn.Module):
     recipe: ClassVar[dict[str, Any]] = {}
     turns: ClassVar[int] = 1
     predicts: ClassVar[tuple[str, ...]] = ()
+    generates: ClassVar[bool] = False
     differentiable: ClassVar[bool] = False
     elements: Tensor
 

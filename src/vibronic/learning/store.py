@@ -39,6 +39,16 @@ MODELS = {
         "DescriptorRidge",
         "linear in pair and angle distributions: numbers per structure, in seconds; the floor to beat",
     ),
+    "crystal-diffusion": (
+        "vibronic.crystals.model",
+        "CrystalDiffusion",
+        "new crystals with wanted properties: masked diffusion of species, flow matching of the geometry",
+    ),
+    "takahara2024": (
+        "vibronic.crystals.takahara2024",
+        "CrystalDiffusion2024",
+        "crystals by the diffusion transformer as published (arXiv 2406.09263), conditioned by CDI or CDS",
+    ),
     "qdf": (
         "vibronic.fields.qdf",
         "QuantumDeepField",

@@ -88,6 +88,13 @@ class _Fit(pl.LightningModule):
         optimizer = kind(self.model.parameters(), lr=self.how.learning_rate, weight_decay=self.how.weight_decay)
         if self.how.schedule == "constant":
             return optimizer
+        if self.how.schedule == "plateau":
+            if self.validation is None:
+                raise VibronicError("the schedule 'plateau' needs validation structures; choose another --training.schedule")
+            lowest = 0.1 * self.how.learning_rate
+            plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.6, patience=30, min_lr=lowest)
+            watched = {"scheduler": plateau, "monitor": "val_loss", "frequency": self.how.validate_every}
+            return {"optimizer": optimizer, "lr_scheduler": watched}
         total = max(1, int(self.trainer.estimated_stepping_batches))
         warmup = max(1, round(self.how.warmup * total))
         halving = self.how.step_epochs * total / self.how.epochs

@@ -4,13 +4,14 @@ from collections.abc import Callable
 from typing import Any
 
 from vibronic.verbs.configurations import data, label, sample
+from vibronic.verbs.crystals import generate
 from vibronic.verbs.fields import density
 from vibronic.verbs.learning import evaluate, explain, models, predict
 from vibronic.verbs.studies import OPTIONS, demo, doctor, report, study
 from vibronic.verbs.training import train
 
 VERBS: tuple[Callable[..., Any], ...] = (
-    demo, sample, label, train, predict, density, explain, evaluate, study, report, models, data, doctor,
+    demo, sample, label, train, predict, generate, density, explain, evaluate, study, report, models, data, doctor,
 )  # fmt: skip
 """In the order in which a user meets them."""
 

@@ -24,14 +24,15 @@ FRACTIONS = (0.8, 0.1, 0.1)
 
 
 def train(
-    kind: Literal["painn", "cgcnn", "ridge", "qdf", "qdf2020", "qdf-density"],
+    kind: Literal["painn", "cgcnn", "ridge", "qdf", "qdf2020", "qdf-density", "crystal-diffusion"],
     data: str,
     targets: list[str] | None = None,
+    condition: list[str] | None = None,
     units: dict[str, str] | None = None,
     validation: str | None = None,
     test: str | None = None,
     fractions: tuple[float, float, float] = FRACTIONS,
-    preset: Literal["paper2025"] | None = None,
+    preset: Literal["paper2025", "vibronic", "takahara2024-cdi", "takahara2024-cds"] | None = None,
     model: dict[str, Setting] | None = None,
     training: Training = Training(),  # noqa: B008
     device: str = "auto",
@@ -47,21 +48,25 @@ def train(
       vibronic train ridge labelled.extxyz --targets energy pressure --out runs/floor
       vibronic train qdf qm9-train --validation qm9-validation --test qm9-test --targets energy --out runs/molecules
       vibronic train qdf-density densities.extxyz --out runs/density
+      vibronic train crystal-diffusion my_cifs/ --condition band_gap --out runs/mine
 
     A killed training goes on with the same command.
 
     Args:
         kind: painn (equivariant; energy, forces, stress and scalars), cgcnn (the paper's), ridge (pairs and angles),
             qdf (numbers per structure from a local field, in minutes), qdf2020 (Quantum Deep Field as published), qdf-density
-            (electron densities of molecules, from labels 'density_matrix').
+            (electron densities of molecules, from labels 'density_matrix'), crystal-diffusion (new crystals, for
+            'vibronic generate').
         data: labelled extxyz, folder or name (see 'vibronic data').
         targets: what to learn; what the data carries of energy, forces, stress where none are given.
+        condition: properties that crystals can be asked for (crystal-diffusion); those the data carries where none are given.
         units: of targets that Vibronic does not know, e.g. --units.my_gap eV.
         validation: labelled file to choose the best epoch on, instead of a part of the data.
         test: labelled file to score on, instead of a part of the data.
         fractions: training, validation and test part of the data, where no such files are given.
-        preset: paper2025 (cgcnn): the settings of arXiv 2511.15222's scripts, wherever model, training and fractions are
-            left as they are.
+        preset: settings wherever model, training and fractions are left as they are: paper2025 (cgcnn), as in the scripts of
+            arXiv 2511.15222; takahara2024-cdi, takahara2024-cds (crystal-diffusion), the two models of arXiv 2406.09263;
+            vibronic (crystal-diffusion), ours.
         model: settings of the model, e.g. --model.width 64 --model.cutoff 5.0.
         training: how to train, e.g. --training.epochs 200; what is left alone suits the kind (qdf2020: its authors' 2,000
             epochs; ridge and qdf take no steps and refuse it).
@@ -86,14 +91,19 @@ def train(
         )
     steps = [f"training.{name}" for name, value in asdict(training).items() if value != getattr(Training(), name)]
     steps += ["devices"] if devices > 1 else []
-    recipe = store.class_of(kind).recipe
+    name, recipe = kind, store.class_of(kind).recipe
     if preset is not None:
-        model, recipe, fractions = _preset(preset, kind, model, fractions)
+        name, model, recipe, fractions = _preset(preset, kind, model, fractions)
+    if condition is not None:
+        if targets is not None or not store.class_of(name).generates:
+            raise VibronicError("--condition is for crystal-diffusion, and says there what --targets says for other kinds")
+        targets = condition
     training = _suited(training, recipe)
     config: dict[str, Any] = {
         "kind": kind,
         "data": data,
         "targets": targets,
+        "units": units,
         "validation": validation,
         "test": test,
         "preset": preset,
@@ -105,9 +115,9 @@ def train(
     }
     with run_record(out, "train", config, seed, reads=[data, validation, test]) as record:
         frames = sources.structures(data)
-        settings = _settings(kind, data, frames[0], targets, units, model)
+        settings = _settings(name, data, frames[0], targets, units, model)
         torch.manual_seed(seed)
-        network = store.build(kind, **settings)
+        network = store.build(name, **settings)
         if network.closed_form and steps:
             raise VibronicError(
                 f"{kind} is fitted in closed form, without steps: --{steps[0]} would change nothing; leave it out "
@@ -127,7 +137,7 @@ def train(
         store.save(network, out, card)
         record["scores"] = card.scores
     for name, value in card.scores.items():
-        if name.startswith(("mae", "nmae", "r2")):
+        if name.startswith(("mae", "nmae", "r2", "loss")):
             unit = f" {card.units[name]}" if card.units[name] != "1" else ""
             say(f"{name.replace('_', ' of ', 1)}: {value:.4g}{unit} ({len(scored)} unseen structures)")
     say(f"model: {out}")
@@ -136,17 +146,23 @@ def train(
 
 def _preset(
     preset: str, kind: str, model: dict[str, Setting] | None, fractions: tuple[float, float, float]
-) -> tuple[dict[str, Setting], dict[str, Any], tuple[float, float, float]]:
-    """Settings of the model, recipe and fractions: the preset's, except where the user changed a default."""
+) -> tuple[str, dict[str, Setting] | None, dict[str, Any], tuple[float, float, float]]:
+    """Name in the table of models, settings, recipe and fractions: the preset's, except where the user changed a default."""
+    from vibronic.learning.store import class_of
+
+    owner = "cgcnn" if preset == "paper2025" else "crystal-diffusion"
+    if kind != owner:
+        raise VibronicError(f"the preset {preset} belongs to {owner}, not {kind}")
+    if preset == "vibronic":  # what is left alone already is so
+        return kind, model, class_of(kind).recipe, fractions
+    if preset.startswith("takahara2024-"):
+        settings = {"condition": preset.removeprefix("takahara2024-"), **(model or {})}
+        return "takahara2024", settings, class_of("takahara2024").recipe, fractions
     from vibronic.properties.cgcnn import PAPER2025
 
-    if kind != "cgcnn":
-        raise VibronicError(f"the preset {preset} belongs to cgcnn, not {kind}")
-    return (
-        {**PAPER2025["model"], **(model or {})},
-        PAPER2025["training"],
-        PAPER2025["fractions"] if tuple(fractions) == FRACTIONS else fractions,
-    )
+    if tuple(fractions) == FRACTIONS:
+        fractions = PAPER2025["fractions"]
+    return kind, {**PAPER2025["model"], **(model or {})}, PAPER2025["training"], fractions
 
 
 def _suited(training: Training, recipe: dict[str, Any]) -> Training:
@@ -173,6 +189,9 @@ def _settings(
     units = units or {}
     if targets is None and class_of(kind).predicts:
         targets = list(class_of(kind).predicts)
+    if targets is None and class_of(kind).generates:
+        declared = {**{name: t.unit for name, t in TARGETS.items()}, **sources.units(data)}
+        targets = [name for name in declared if isinstance(label_of(first, name), float)]
     if targets is None:
         targets = [t for t in ("energy", "forces", "stress") if label_of(first, t) is not None]
         if kind != "painn":
@@ -270,9 +289,10 @@ def _card(network: Model, data: str, fitted: list[Atoms], chosen: list[Atoms], s
     references = {t.name: zeros[t.name] for t in network.targets if t.name in zeros}
     card = Card(describe(fitted), licence="as the data", references=references)
     if scored:
-        card.scores, card.units = score(network.targets, predict(network, scored), scored)
+        if not network.generates:
+            card.scores, card.units = score(network.targets, predict(network, scored), scored)
         own, units = network.own_scores(scored)
         card.scores, card.units = {**card.scores, **own}, {**card.units, **units}
-    if chosen:
+    if chosen and not network.generates:
         card.intervals = intervals(network.targets, predict(network, chosen), chosen)
     return card

@@ -1,0 +1,184 @@
+"""What is asked of a crystal: a value of a property, a bound on it, a space group; drawn in training, parsed from requests.
+
+A condition is a value and what it means: nothing is asked, the property equals it, is at most it, or is at least it. Bounds
+are learned exactly: a crystal of property y is shown with bounds drawn above (below) y and weighted so that the model is that
+of all crystals of the training set within the bound.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from vibronic.core.errors import VibronicError
+
+NOTHING, EQUAL, AT_MOST, AT_LEAST = range(4)
+SPACE_GROUPS = 230
+_CENTRES = 16
+_SIGNS = {"=": EQUAL, "<": AT_MOST, "<=": AT_MOST, ">": AT_LEAST, ">=": AT_LEAST}
+_NAMES = {NOTHING: "", EQUAL: "=", AT_MOST: "<=", AT_LEAST: ">="}
+
+
+@dataclass
+class Asked:
+    """Conditions of ``B`` crystals on ``P`` properties.
+
+    Attributes:
+        value: (B, P) in the units of the properties.
+        kind: (B, P) one of NOTHING, EQUAL, AT_MOST, AT_LEAST.
+        spacegroup: (B,) international number; 0 where none is asked for.
+    """
+
+    value: Tensor
+    kind: Tensor
+    spacegroup: Tensor
+
+    def nothing(self) -> Asked:
+        """The same crystals without any condition."""
+        return Asked(self.value, torch.zeros_like(self.kind), torch.zeros_like(self.spacegroup))
+
+    @property
+    def any(self) -> bool:
+        return bool(self.kind.any() or self.spacegroup.any())
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One property of a request: ``heat_ref=-0.3``, ``band_gap>=1.5``."""
+
+    name: str
+    kind: int
+    value: float
+
+    def __str__(self) -> str:
+        return f"{self.name}{_NAMES[self.kind]}{self.value:g}"
+
+    @classmethod
+    def parse(cls, text: str) -> Condition:
+        """A condition from what people type.
+
+        Raises:
+            VibronicError: it has not the form NAME=VALUE, NAME<VALUE or NAME>VALUE.
+        """
+        found = re.fullmatch(r"\s*([^\s=<>]+)\s*(<=|>=|=|<|>)\s*(\S+)\s*", text)
+        try:
+            assert found
+            value = float(found[3])
+            assert abs(value) < float("inf")
+        except (AssertionError, ValueError):
+            raise VibronicError(
+                f"the condition '{text}' is not understood; write NAME=VALUE, 'NAME<VALUE' or 'NAME>VALUE' with a number"
+            ) from None
+        return cls(found[1], _SIGNS[found[2]], value)
+
+    def met(self, values: Tensor) -> Tensor:
+        """Which values keep a bound; all of them where the condition is no bound."""
+        if self.kind == AT_MOST:
+            return values <= self.value
+        return values >= self.value if self.kind == AT_LEAST else torch.ones_like(values, dtype=torch.bool)
+
+
+class ConditionEmbedding(nn.Module):
+    """Conditions as vectors (B, width), 0 where nothing is asked; properties add up.
+
+    A value enters as smooth bumps across the range of the training set, so that what is learned of one value helps its
+    neighbours, beside the standardised value itself.
+    """
+
+    ranked: Tensor
+    mean: Tensor
+    spread: Tensor
+
+    def __init__(self, properties: int, width: int) -> None:
+        super().__init__()
+        self.register_buffer("ranked", torch.zeros(properties, 2))
+        self.register_buffer("mean", torch.zeros(properties))
+        self.register_buffer("spread", torch.ones(properties))
+        self.networks = nn.ModuleList(
+            nn.Sequential(nn.Linear(_CENTRES + 4, width), nn.SiLU(), nn.Linear(width, width)) for _ in range(properties)
+        )
+        self.spacegroups = nn.Embedding(SPACE_GROUPS + 1, width, padding_idx=0)
+
+    def prepare(self, values: Tensor) -> None:
+        """Take ranges and ranks from the training set's values (S, P)."""
+        self.ranked = values.T.sort(1).values.float().contiguous()
+        self.mean, self.spread = values.mean(0).float(), values.std(0, unbiased=False).clamp(min=1e-6).float()
+
+    def standardised(self, values: Tensor) -> Tensor:
+        return (values - self.mean) / self.spread
+
+    def forward(self, asked: Asked) -> Tensor:
+        found = self.spacegroups(asked.spacegroup)
+        centres = torch.linspace(0, 1, _CENTRES, device=found.device)
+        for k, network in enumerate(self.networks):
+            kind = asked.kind[:, k]
+            low, high = self.ranked[k, 0], self.ranked[k, -1]
+            value = asked.value[:, k].clamp(low, high)  # beyond the range there is nothing to interpolate
+            place = (value - low) / (high - low).clamp(min=1e-6)
+            bumps = torch.exp(-0.5 * ((place[:, None] - centres) * _CENTRES) ** 2)
+            means = torch.nn.functional.one_hot(kind, 4)[:, 1:].to(bumps.dtype)
+            scaled = ((value - self.mean[k]) / self.spread[k])[:, None]
+            embedded = network(torch.cat([bumps, scaled, means], -1))
+            found = found + embedded * (kind > NOTHING)[:, None]
+        return found
+
+    def rank(self, values: Tensor) -> Tensor:
+        """Share of the training set below each value (B, P), within (0, 1)."""
+        count = self.ranked.shape[1]
+        places = torch.stack([torch.searchsorted(r, v.contiguous()) for r, v in zip(self.ranked, values.T)], 1)
+        return (places + 0.5).clamp(max=count - 0.5) / count
+
+    def quantile(self, ranks: Tensor) -> Tensor:
+        """Value (B, P) below which a share ``ranks`` (B, P) of the training set lies."""
+        count = self.ranked.shape[1]
+        places = (ranks * count).long().clamp(0, count - 1)
+        return torch.stack([r[p] for r, p in zip(self.ranked, places.T)], 1)
+
+    def draw(
+        self, values: Tensor, spacegroup: Tensor, dropout: float, generator: torch.Generator | None
+    ) -> tuple[Asked, Tensor]:
+        """Conditions to train on, and the weight (B,) of each crystal's loss.
+
+        All conditions are left out with probability ``dropout``, for classifier-free guidance (Ho and Salimans 2022); of
+        the others each property is asked for with probability 3/4 where there are several, the space group with 1/4.
+
+        For a bound "at most" the rank of the bound is ``r^v`` for a crystal of rank r and uniform v. Its density is
+        ``1 / (c |log r|)`` for c above r, so that the weight ``|log r|`` (whose mean is 1) leaves the training set
+        restricted to the bound.
+        """
+
+        def uniform(*shape: int) -> Tensor:
+            return torch.rand(*shape, device=values.device, generator=generator)
+
+        batch, properties = values.shape
+        kind = torch.full_like(values, EQUAL, dtype=torch.long)
+        which = uniform(batch, properties)
+        kind[which < 0.5] = AT_MOST
+        kind[which < 0.25] = AT_LEAST
+        rank = self.rank(values)
+        share = uniform(batch, properties)
+        above, below = self.quantile(rank**share), self.quantile(1 - (1 - rank) ** share)
+        above, below = torch.maximum(above, values), torch.minimum(below, values)
+        value = torch.where(kind == AT_MOST, above, torch.where(kind == AT_LEAST, below, values))
+        weight = torch.where(kind == AT_MOST, -rank.log(), torch.where(kind == AT_LEAST, -(1 - rank).log(), 1.0))
+        if properties > 1:
+            kind[uniform(batch, properties) < 0.25] = NOTHING
+        kept = uniform(batch) >= dropout
+        kind = kind * kept[:, None]
+        weight = torch.where(kind > NOTHING, weight, 1.0).prod(1)
+        spacegroup = spacegroup * (kept & (uniform(batch) < 0.25))
+        return Asked(value, kind, spacegroup), weight.clamp(max=4.0)
+
+
+def beyond(conditions: Sequence[Condition], lows: dict[str, float], highs: dict[str, float]) -> list[str]:
+    """What is to be said of values outside the training range, one sentence each."""
+    return [
+        f"{c} lies outside the training range of {c.name}, {lows[c.name]:.4g} to {highs[c.name]:.4g}: "
+        "the nearest value that was seen is used"
+        for c in conditions
+        if not lows[c.name] <= c.value <= highs[c.name]
+    ]

@@ -1,0 +1,143 @@
+"""What every generator of crystals is: a :class:`Model` whose targets are the properties it can be asked for, which
+samples instead of predicting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import torch
+from ase import Atoms
+from torch import Tensor
+
+from vibronic.core.batch import Batch
+from vibronic.core.errors import VibronicError
+from vibronic.core.model import Model
+from vibronic.core.targets import Target, target
+from vibronic.crystals.cells import Cells
+from vibronic.crystals.conditioning import Asked
+from vibronic.crystals.memory import Memory
+from vibronic.data.dataset import labels_of
+
+CLASSES = 100
+"""Kinds of atoms: class k is atomic number k + 1."""
+
+MAX_ATOMS = 64
+"""Of a cell that is generated: attention takes every pair of them."""
+
+Progress = Callable[[int], Any]
+
+
+class CrystalGenerator(Model):
+    """A generator conditioned on properties.
+
+    Attributes:
+        memory: the training set.
+        bounds: whether it can be asked for bounds on a property, not for values alone.
+        evaluations, guidance: what a crystal takes where the user does not say.
+    """
+
+    generates: ClassVar[bool] = True
+    evaluations: ClassVar[int]
+    guidance: ClassVar[float] = 1.0
+    bounds: ClassVar[bool] = False
+
+    def __init__(self, config: dict[str, Any], targets: Sequence[str], units: dict[str, str] | None) -> None:
+        known = [target(name, (units or {}).get(name, "1")) for name in targets]
+        for wrong in [t for t in known if t.level != "structure" or t.shape or t.extensive]:
+            raise VibronicError(
+                f"crystals cannot be asked for '{wrong.name}': a condition is one number that does not grow with the cell"
+            )
+        super().__init__({**config, "targets": list(targets), "units": units}, known, cutoff=0.0)
+        self.memory = Memory([t.name for t in known])
+
+    @property
+    def labels(self) -> list[Target]:
+        """The properties and the space group, which :meth:`labelled` finds."""
+        return [*self.targets, target("spacegroup")]
+
+    def labelled(self, atoms: Atoms) -> Atoms:
+        """The primitive Niggli cell of a crystal, with its space group.
+
+        Raises:
+            VibronicError: it is no crystal, has more atoms than :data:`MAX_ATOMS`, or an element beyond fermium.
+        """
+        from vibronic.data.cdvae import reduced
+
+        if not atoms.pbc.all():
+            raise VibronicError(f"{atoms.symbols} is not periodic in three directions; only crystals can be learned here")
+        found = reduced(atoms)
+        if len(found) > MAX_ATOMS:
+            raise VibronicError(f"{atoms.symbols} has {len(found)} atoms in its primitive cell, more than {MAX_ATOMS}")
+        if found.numbers.max() > CLASSES:
+            raise VibronicError(f"{atoms.symbols} has an element beyond fermium (Z = {CLASSES})")
+        found.info["spacegroup"] = space_group(found)
+        return found
+
+    def prepare(self, batch: Batch) -> None:
+        super().prepare(batch)
+        self.memory.prepare(Cells.from_batch(batch), self.values(batch), batch.labels["spacegroup"])
+
+    def values(self, batch: Batch) -> Tensor:
+        """(B, P) properties of a batch, in the precision of the model."""
+        none = batch.cell.new_zeros(batch.n_structures, 0)
+        return torch.cat([none, *(batch.labels[t.name][:, None].to(none.dtype) for t in self.targets)], 1)
+
+    def own_scores(self, structures: Sequence[Atoms]) -> tuple[dict[str, float], dict[str, str]]:
+        """The parts of the loss on unseen crystals."""
+        batches = [Batch.from_atoms(a, 0.0, labels_of(a, self.labels)) for a in structures]
+        figures = self.eval().loss(Batch.collate(batches))
+        scores = {f"loss_{k}": float(v.detach()) for k, v in figures.items() if k != "loss"}
+        return scores, dict.fromkeys(scores, "1")
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        raise VibronicError(f"{self.kind} makes crystals and predicts nothing of given ones; use 'vibronic generate'")
+
+    def check(self, asked: Asked, guidance: float) -> None:
+        """Refuse requests of a kind that the model was not trained for.
+
+        Raises:
+            VibronicError: says what it can be asked for.
+        """
+
+    def sample(
+        self,
+        species: Tensor,
+        allowed: Tensor,
+        asked: Asked,
+        evaluations: int,
+        guidance: float,
+        generator: torch.Generator,
+        progress: Progress,
+    ) -> tuple[Cells, Tensor]:
+        """Crystals, as many as ``species`` has rows.
+
+        Args:
+            species: (B, N) atomic numbers where they are given, -1 where the model is to choose, 0 where there is no atom.
+            allowed: (CLASSES,) which kinds of atoms the model may choose.
+            asked: conditions of each crystal.
+            evaluations: of the network, for each crystal.
+            guidance: 1 takes the conditions as learned, more exaggerates them, 0 ignores them.
+            generator: of all randomness.
+            progress: told how many evaluations have been done.
+
+        Returns:
+            The crystals, and the model's own estimate of their properties (B, P); NaN from a model that has none.
+        """
+        raise NotImplementedError
+
+    def allowed(self, system: Sequence[int] | None = None) -> Tensor:
+        """(CLASSES,) which classes may be chosen: the elements of training, or those of a chemical system."""
+        numbers = self.elements.cpu() if system is None else torch.as_tensor(system)
+        there = torch.zeros(CLASSES, dtype=torch.bool)
+        there[numbers.long() - 1] = True
+        return there
+
+
+def space_group(atoms: Atoms, tolerance: float = 0.1) -> int:
+    """International number of a crystal's space group within ``tolerance`` Angstrom; 1 where none is found."""
+    import spglib
+
+    cell = (atoms.cell.array, atoms.get_scaled_positions(), atoms.numbers)
+    found = spglib.get_spacegroup(cell, symprec=tolerance)
+    return int(found.rpartition("(")[2].rstrip(")")) if found else 1

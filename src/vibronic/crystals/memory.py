@@ -1,0 +1,92 @@
+"""What a generator keeps of its training set: the crystals themselves, so that it can tell a new one from one it was shown.
+
+They are few numbers (20 per atom at most) beside the weights, and everything else that a request needs follows from them:
+how many atoms crystals have, which elements, the range of a property, its best 5 %.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from ase import Atoms
+from torch import Tensor, nn
+
+from vibronic.crystals.cells import Cells, centred, wrapped
+from vibronic.crystals.conditioning import EQUAL, Condition
+
+
+class Memory(nn.Module):
+    """The training set: ``S`` crystals with ``A`` atoms in all and ``P`` properties."""
+
+    numbers: Tensor
+    counts: Tensor
+    fractional: Tensor
+    lattice: Tensor
+    spacegroups: Tensor
+    values: Tensor
+
+    def __init__(self, properties: Sequence[str]) -> None:
+        super().__init__()
+        self.properties = list(properties)
+        self.register_buffer("numbers", torch.zeros(0, dtype=torch.uint8))
+        self.register_buffer("counts", torch.zeros(0, dtype=torch.int16))
+        self.register_buffer("fractional", torch.zeros(0, 3))
+        self.register_buffer("lattice", torch.zeros(0, 3, 3))
+        self.register_buffer("spacegroups", torch.zeros(0, dtype=torch.uint8))
+        self.register_buffer("values", torch.zeros(0, len(self.properties)))
+
+    def prepare(self, cells: Cells, values: Tensor, spacegroups: Tensor) -> None:
+        """Take the crystals, their properties (S, P) and space groups (S,)."""
+        there = cells.mask
+        self.numbers, self.fractional = cells.numbers[there].to(torch.uint8), cells.fractional[there].float()
+        self.counts, self.lattice = cells.n_atoms.to(torch.int16), cells.lattice.float()
+        self.values, self.spacegroups = values.float(), spacegroups.to(torch.uint8)
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    def structures(self) -> list[Atoms]:
+        """The crystals, with their properties in ``info``."""
+        counts = self.counts.long().tolist()
+        numbers, fractional = self.numbers.cpu().split(counts), self.fractional.cpu().split(counts)
+        rows = self.values.double().tolist()
+        return [
+            Atoms(z, scaled_positions=f, cell=cell, pbc=True, info=dict(zip(self.properties, row, strict=True)))
+            for z, f, cell, row in zip(
+                [z.numpy() for z in numbers],
+                [f.double().numpy() for f in fractional],
+                self.lattice.double().cpu().numpy(),
+                rows,
+                strict=True,
+            )
+        ]
+
+    def column(self, name: str) -> Tensor:
+        """(S,) one property of the training set, double precision."""
+        return self.values[:, self.properties.index(name)].double().cpu()
+
+    def draw_counts(self, n: int, conditions: Sequence[Condition], generator: torch.Generator) -> Tensor:
+        """(n,) numbers of atoms, as crystals that meet the conditions have them.
+
+        Bounds choose the training crystals within them, values those near them: weights fall off over a twentieth of the
+        property's standard deviation, or over more where fewer than 20 crystals would count.
+        """
+        weights = torch.ones(len(self), dtype=torch.float64)
+        for condition in conditions:
+            values = self.column(condition.name)
+            if condition.met(values).any():
+                weights = weights * condition.met(values)
+            if condition.kind == EQUAL:
+                distance = (values - condition.value).abs()
+                width = torch.maximum(0.05 * values.std(), distance.sort().values[: min(20, len(self))].max())
+                weights = weights * torch.exp(-0.5 * (distance / width.clamp(min=1e-12)) ** 2)
+        if not weights.sum() > 0:
+            weights = torch.ones_like(weights)
+        chosen = torch.multinomial(weights.float().to(generator.device), n, replacement=True, generator=generator)
+        return self.counts.cpu().long()[chosen.cpu()]
+
+
+def shortest_paths(start: Tensor, end: Tensor, mask: Tensor) -> Tensor:
+    """Displacements (B, N, 3) on the torus from ``start`` to ``end``, without the drift that moves the whole crystal."""
+    return centred(wrapped(end - start), mask)

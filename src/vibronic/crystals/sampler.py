@@ -1,0 +1,282 @@
+"""From a request to crystals: candidates of a generator, batch by batch, until enough of them are worth keeping."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.formula import Formula
+
+from vibronic.core.errors import VibronicError
+from vibronic.crystals.cells import padded
+from vibronic.crystals.conditioning import AT_LEAST, AT_MOST, EQUAL, NOTHING, Asked, Condition, beyond
+from vibronic.crystals.generator import CrystalGenerator, space_group
+from vibronic.crystals.matching import novel, unique
+from vibronic.crystals.validity import composition_validity, structural_validity
+
+Keep = Literal["new", "valid", "all"]
+
+BEST = 0.05
+"""Share of the training set that counts as its best."""
+
+TRIES = 20
+"""Candidates for each crystal asked for, before fewer are delivered."""
+
+CHOICE = 4
+"""New crystals among which each of the best is chosen."""
+
+_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of a generator.
+
+    Attributes:
+        conditions: on properties.
+        best: name of a property of which the best are wanted.
+        highest: whether the best is the highest, not the lowest.
+        composition: formula of one cell, for structure prediction.
+        system: elements that crystals may hold.
+        n_atoms: in a cell.
+        spacegroup: international number.
+        guidance: see :meth:`CrystalGenerator.sample`.
+        evaluations: of the network for each crystal.
+        keep: new (valid, no duplicates, not in the training set), valid, or all candidates as they come.
+    """
+
+    conditions: tuple[Condition, ...] = ()
+    best: str | None = None
+    highest: bool = False
+    composition: str | None = None
+    system: tuple[str, ...] = ()
+    n_atoms: int | None = None
+    spacegroup: int = 0
+    guidance: float = 1.0
+    evaluations: int | None = None
+    keep: Keep = "new"
+
+
+@dataclass
+class Generated:
+    """Crystals and how they came about.
+
+    Attributes:
+        crystals: with ``valid``, ``unique``, ``novel``, the conditions asked for and the model's estimates in ``info``.
+        counts: candidates, and those of them that were valid, unique among the valid, novel.
+        remarks: what the user should know, one sentence each.
+        seconds: CPU seconds, of sampling and of checking.
+    """
+
+    crystals: list[Atoms]
+    counts: dict[str, int]
+    remarks: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def generate(
+    model: CrystalGenerator,
+    request: Request,
+    n: int,
+    seed: int = 0,
+    progress: Callable[[float], None] = lambda share: None,
+) -> Generated:
+    """Crystals that answer a request, ``n`` of them or as many as were found.
+
+    Args:
+        progress: told which share of the work has been done since it was told last.
+
+    Raises:
+        VibronicError: the request names what the model does not know.
+    """
+    if n < 1:
+        raise VibronicError(f"-n is the number of crystals, at least 1, not {n}")
+    conditions, remarks = _conditions(model, request)
+    draw = _Candidates(model, request, conditions, seed)
+    wanted = n * CHOICE if request.best and request.keep == "new" else n
+    found: list[Atoms] = []
+    kept: list[int] = []
+    seconds = {"sampling": 0.0, "checking": 0.0}
+    while len(kept) < wanted and len(found) < TRIES * wanted:
+        share = max(0.1, len(kept) / len(found)) if found else 1.0
+        few = min(_BATCH, TRIES * wanted - len(found), max(8, round(1.1 * (wanted - len(kept)) / share)))
+        few = wanted if request.keep == "all" and wanted <= _BATCH else few
+        start = time.process_time()
+        found += draw(few, lambda part: progress(part * few / (TRIES * wanted)))
+        middle = time.process_time()
+        _judge(found, model)
+        kept = [k for k, atoms in enumerate(found) if _worth(atoms, request, conditions)]
+        seconds["sampling"] += middle - start
+        seconds["checking"] += time.process_time() - middle
+    counts = {"candidates": len(found)}
+    counts |= {name: sum(a.info[name] for a in found) for name in ("valid", "unique", "novel")}
+    if request.best:
+        estimate = np.array([found[k].info[f"{request.best}_estimate"] for k in kept])
+        kept = sorted(np.array(kept)[np.argsort(-estimate if request.highest else estimate)[:n]].tolist())
+    crystals = [found[k] for k in kept[:n]]
+    for k, atoms in enumerate(crystals):
+        atoms.info = {"id": f"{seed}-{k}", "seed": seed, **atoms.info}
+    if len(crystals) < n:
+        remarks.append(f"{len(crystals)} of {n} crystals were found among {len(found)} candidates")
+    return Generated(crystals, counts, remarks, seconds)
+
+
+def _conditions(model: CrystalGenerator, request: Request) -> tuple[list[Condition], list[str]]:
+    """Conditions of a request, that of the best among them, and remarks on values that were never seen.
+
+    Raises:
+        VibronicError: a property that the model was not trained on, or one asked for twice.
+    """
+    memory = model.memory
+    conditions = list(request.conditions)
+    for name in [c.name for c in conditions] + ([request.best] if request.best else []):
+        if name not in memory.properties:
+            raise VibronicError(f"the model knows nothing of '{name}'; it was trained on {', '.join(memory.properties)}")
+    if request.best:
+        share = 1 - BEST if request.highest else BEST
+        bound = float(torch.quantile(memory.column(request.best), share))
+        extreme = memory.column(request.best).aminmax()
+        kind = AT_LEAST if request.highest else AT_MOST
+        # A model without bounds is asked for the extreme of its training set, as in arXiv 2406.09263.
+        value = float(extreme.max if request.highest else extreme.min)
+        conditions.append(
+            Condition(request.best, kind, bound) if model.bounds else Condition(request.best, EQUAL, value)
+        )
+    names = [c.name for c in conditions]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise VibronicError(f"'{twice}' is asked for twice; give one condition for each property")
+    lows = {name: float(memory.column(name).min()) for name in names}
+    highs = {name: float(memory.column(name).max()) for name in names}
+    return conditions, beyond(conditions, lows, highs)
+
+
+class _Candidates:
+    """Draws candidates, the same ones for the same request and seed."""
+
+    def __init__(self, model: CrystalGenerator, request: Request, conditions: Sequence[Condition], seed: int) -> None:
+        self.model, self.request, self.conditions = model, request, conditions
+        self.device = next(model.parameters()).device
+        self.generator = torch.Generator(self.device).manual_seed(seed)
+        self.evaluations = model.evaluations if request.evaluations is None else request.evaluations
+        if self.evaluations < 1:
+            raise VibronicError(f"a crystal takes at least 1 evaluation, not {self.evaluations}")
+        if not 0 <= request.guidance < 100:
+            raise VibronicError(f"the guidance is between 0 and 100, not {request.guidance}")
+        self.composition = _numbers(request.composition) if request.composition else None
+        system = sorted({z for symbol in request.system for z in _numbers(symbol)}) or None
+        self._check(system)
+        self.allowed = model.allowed(system)
+        model.check(self._asked(1), request.guidance)
+
+    def _check(self, system: list[int] | None) -> None:
+        """Refuse sizes, elements and space groups that the training set did not hold."""
+        model, request = self.model, self.request
+        model.check_elements(torch.tensor([*(self.composition or []), *(system or [])], dtype=torch.long))
+        if self.composition and (request.system or request.n_atoms not in (None, len(self.composition))):
+            raise VibronicError(
+                f"the composition {request.composition} already says which atoms a cell holds, and that they are "
+                f"{len(self.composition)}; leave out the chemical system and the number of atoms, or write the whole cell"
+            )
+        counts = model.memory.counts
+        size = len(self.composition) if self.composition else request.n_atoms
+        low, high = int(counts.min()), int(counts.max())
+        if size is not None and not low <= size <= high:
+            known = f"{low} to {high}" if high > low else f"{low}"
+            raise VibronicError(f"the model knows cells of {known} atoms, not of {size}")
+        groups = model.memory.spacegroups
+        if request.spacegroup and not (groups == request.spacegroup).any():
+            common = torch.bincount(groups.long()).argsort(descending=True)[:5].tolist()
+            raise VibronicError(
+                f"the training set has no crystal of space group {request.spacegroup}; its most common ones are "
+                f"{', '.join(map(str, common))}"
+            )
+
+    def _asked(self, n: int) -> Asked:
+        names = self.model.memory.properties
+        value, kind = torch.zeros(n, len(names)), torch.full((n, len(names)), NOTHING)
+        for condition in self.conditions:
+            k = names.index(condition.name)
+            value[:, k], kind[:, k] = condition.value, condition.kind
+        group = torch.full((n,), self.request.spacegroup)
+        return Asked(value.to(self.device), kind.to(self.device), group.to(self.device))
+
+    def _species(self, n: int) -> list[list[int]]:
+        """Atomic numbers of each cell, -1 where the model is to choose."""
+        if self.composition:
+            return [self.composition] * n
+        if self.request.n_atoms:
+            return [[-1] * self.request.n_atoms] * n
+        return [[-1] * count for count in self.model.memory.draw_counts(n, self.conditions, self.generator).tolist()]
+
+    def __call__(self, n: int, progress: Callable[[float], None]) -> list[Atoms]:
+        """``n`` candidates, with what was asked and the model's estimates in ``info``."""
+        species = padded(self._species(n))
+        found: list[Atoms | None] = [None] * n
+        # Cells of one size side by side, so that none is padded for nothing.
+        for rows in (species != 0).sum(1).argsort(stable=True).split(128):
+            part = species[rows][:, : int((species[rows] != 0).sum(1).max())]
+            crystals, estimates = self.model.sample(
+                part.to(self.device),
+                self.allowed.to(self.device),
+                self._asked(len(rows)),
+                self.evaluations,
+                self.request.guidance,
+                self.generator,
+                lambda count, share=len(rows) / n: progress(share * count / self.evaluations),
+            )
+            for row, atoms, values in zip(rows.tolist(), crystals.to_atoms(), estimates.tolist(), strict=True):
+                names = [f"{name}_estimate" for name in self.model.memory.properties]
+                atoms.info = {f"{c.name}_asked": str(c).removeprefix(c.name).lstrip("=") for c in self.conditions}
+                atoms.info |= {f: v for f, v in zip(names, values, strict=True) if not np.isnan(v)}
+                found[row] = atoms
+        return [atoms for atoms in found if atoms is not None]
+
+
+def _numbers(formula: str) -> list[int]:
+    """Atomic numbers of a formula's atoms.
+
+    Raises:
+        VibronicError: it is no formula.
+    """
+    from ase.data import atomic_numbers
+
+    try:
+        return [atomic_numbers[symbol] for symbol, count in Formula(formula).count().items() for _ in range(count)]
+    except (ValueError, KeyError) as error:
+        raise VibronicError(f"'{formula}' is no chemical formula; write it as SrTiO3 or Sr2Ti2O6") from error
+
+
+def _judge(found: list[Atoms], model: CrystalGenerator) -> None:
+    """Say in ``info`` which candidates are valid, which are the first of their kind among the valid, and which are new."""
+    fresh = [atoms for atoms in found if "valid" not in atoms.info]
+    for atoms in fresh:
+        atoms.info["valid"] = structural_validity(atoms) and composition_validity(atoms.numbers)
+        atoms.info["unique"] = atoms.info["novel"] = False
+    valid = [atoms for atoms in found if atoms.info["valid"]]
+    for k, (atoms, first) in enumerate(zip(valid, unique(valid), strict=True)):
+        atoms.info["unique"] = first == k
+    fresh = [atoms for atoms in fresh if atoms.info["unique"]]
+    for atoms, new in zip(fresh, novel(fresh, model.memory.structures()), strict=True):
+        atoms.info["novel"] = new
+        atoms.info["spacegroup"] = space_group(atoms)
+
+
+def _worth(atoms: Atoms, request: Request, conditions: Sequence[Condition]) -> bool:
+    """Whether a candidate is to be kept."""
+    if request.keep == "all":
+        return True
+    kept = atoms.info["valid"] and (request.keep == "valid" or (atoms.info["unique"] and atoms.info["novel"]))
+    if kept and request.spacegroup:
+        kept = space_group(atoms) == request.spacegroup
+    if kept and request.system:
+        kept = set(request.system) <= set(atoms.symbols)
+    # A bound is a promise: the model's own estimate must keep it.
+    return bool(kept) and all(
+        bool(c.met(torch.tensor(atoms.info.get(f"{c.name}_estimate", c.value)))) for c in conditions
+    )
