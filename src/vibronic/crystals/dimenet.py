@@ -6,6 +6,8 @@ and it differs from the paper where they do: a bias in ``lin_up`` of the outputs
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -188,7 +190,7 @@ def bessel_roots(orders: int, count: int) -> tuple[Tensor, Tensor]:
     row = np.pi * np.arange(1, count + orders)
     rows = [row]
     for order in range(1, orders):  # between two roots of an order is one of the next
-        row = np.array([brentq(lambda x, n=order: spherical_jn(n, x), *ab) for ab in zip(row[:-1], row[1:])])
+        row = np.array([brentq(lambda x, n=order: spherical_jn(n, x), *ab) for ab in pairwise(row)])
         rows.append(row)
     roots = np.stack([r[:count] for r in rows])
     norms = np.sqrt(2) / np.abs(spherical_jn(np.arange(1, orders + 1)[:, None], roots))

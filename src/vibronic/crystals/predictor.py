@@ -15,7 +15,7 @@ import io
 import os
 import zipfile
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -134,7 +134,7 @@ class Predictor:
         self,
         structures: Sequence[Atoms],
         batch_size: int = 32,
-        progress: Callable[[int, int], None] | None = None,
+        progress: bool = False,
     ) -> np.ndarray:
         """Predictions (n,) in :attr:`unit`; NaN for what is no crystal (see :func:`vibronic.crystals.bonds.bonds`) or holds
         an element beyond plutonium.
@@ -142,23 +142,26 @@ class Predictor:
         Args:
             structures: crystals, periodic in three directions.
             batch_size: structures that the network sees at once.
-            progress: called with how many are done, and of how many.
+            progress: show a progress bar on standard error.
 
         Raises:
             VibronicError: the batch size is not positive.
         """
+        from rich.console import Console
+        from rich.progress import track
+
         if batch_size < 1:
             raise VibronicError(f"the batch size must be positive, not {batch_size}")
         found = np.full(len(structures), np.nan)
-        for start in range(0, len(structures), batch_size):
+        starts, console = range(0, len(structures), batch_size), Console(stderr=True)
+        hidden = not (progress and console.is_terminal)
+        for start in track(starts, f"Predicting {self.target}", console=console, transient=True, disable=hidden):
             graphs = [graph(atoms) for atoms in structures[start : start + batch_size]]
             there = [k for k, one in enumerate(graphs) if one is not None]
             if there:
                 with torch.inference_mode():
                     values = self.network(Batch.collate([one for one in graphs if one is not None]))
                 found[start + np.array(there)] = values.double().numpy() * self.std + self.mean
-            if progress is not None:
-                progress(min(start + batch_size, len(structures)), len(structures))
         return found
 
 
