@@ -12,7 +12,7 @@ import torch
 from ase import Atoms
 from torch import Tensor, nn
 
-from vibronic.crystals.cells import Cells, centred, wrapped
+from vibronic.crystals.cells import Cells
 from vibronic.crystals.conditioning import EQUAL, Condition
 
 
@@ -85,8 +85,3 @@ class Memory(nn.Module):
             weights = torch.ones_like(weights)
         chosen = torch.multinomial(weights.float().to(generator.device), n, replacement=True, generator=generator)
         return self.counts.cpu().long()[chosen.cpu()]
-
-
-def shortest_paths(start: Tensor, end: Tensor, mask: Tensor) -> Tensor:
-    """Displacements (B, N, 3) on the torus from ``start`` to ``end``, without the drift that moves the whole crystal."""
-    return centred(wrapped(end - start), mask)

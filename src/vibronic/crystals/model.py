@@ -19,10 +19,9 @@ from torch import Tensor
 
 from vibronic.core.batch import Batch
 from vibronic.core.errors import VibronicError
-from vibronic.crystals.cells import Cells, centred, lattice_of, metric_of, strain_of
+from vibronic.crystals.cells import Cells, centred, lattice_of, metric_of, shortest_paths, strain_of
 from vibronic.crystals.conditioning import Asked, ConditionEmbedding
 from vibronic.crystals.generator import CLASSES, CrystalGenerator, Progress
-from vibronic.crystals.memory import shortest_paths
 from vibronic.crystals.schedules import flow_times
 from vibronic.crystals.transformer import CrystalTransformer, Injection, Output
 
@@ -48,7 +47,7 @@ class CrystalDiffusion(CrystalGenerator):
     bounds = True
     recipe = {
         "epochs": 600,
-        "batch_size": 256,
+        "batch_size": 64,
         "learning_rate": 1e-3,
         "weight_decay": 0.0,
         "warmup": 0.02,
@@ -130,7 +129,7 @@ class CrystalDiffusion(CrystalGenerator):
         time = torch.rand(len(mask), device=device, generator=generator)
         strain, fractional = self._noise(mask, embedded, generator)
         gained = self._strain(cells) - strain
-        moved = shortest_paths(fractional, cells.fractional, mask)
+        fractional, moved = shortest_paths(fractional, cells.fractional, cells.numbers)
         strain, fractional = strain + time[:, None] * gained, fractional + time[:, None, None] * moved
         out = self._evaluate((cells.numbers - 1).clamp(min=0), mask, time, embedded, fractional, strain)
         errors = (centred(out.coordinates, mask) - moved) ** 2
