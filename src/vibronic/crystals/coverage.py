@@ -9,7 +9,7 @@ import numpy as np
 from ase import Atoms
 
 from vibronic.core.errors import VibronicError
-from vibronic.crystals.matching import to_pymatgen
+from vibronic.crystals.matching import quiet, to_pymatgen
 from vibronic.crystals.validity import library, structural_validity
 
 
@@ -97,7 +97,7 @@ def fingerprints(structures: Sequence[Atoms], progress: bool = True) -> tuple[np
         if not structural_validity(atoms):
             continue
         try:
-            with warnings.catch_warnings():
+            with quiet():
                 # Crystals carry no oxidation states, in the published numbers neither.
                 warnings.filterwarnings("ignore", message="No oxidation states specified")
                 warnings.filterwarnings("ignore", message="CrystalNN: cannot locate an appropriate radius")

@@ -8,7 +8,8 @@ cell nor order, origin, orientation or density matters.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,14 @@ def to_pymatgen(atoms: Atoms) -> Any:
     core = library("pymatgen.core")
     scaled = np.linalg.solve(atoms.cell.array.T, atoms.positions.T).T
     return core.Structure(core.Lattice(atoms.cell.array), atoms.numbers.tolist(), scaled)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without pymatgen's remark on noble gases, which sorts sites by electronegativity."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="No Pauling electronegativity", category=UserWarning)
+        yield
 
 
 class _Known:
@@ -90,12 +99,13 @@ def unique(structures: Sequence[Atoms]) -> list[int]:
         VibronicError: pymatgen is not installed.
     """
     known, result = _Known(), []
-    for k, atoms in enumerate(structures):
-        reduced: list[Any] = []
-        same = known.find(atoms, reduced)
-        if same is None:
-            known.add(k, atoms, reduced)
-        result.append(k if same is None else same)
+    with quiet():
+        for k, atoms in enumerate(structures):
+            reduced: list[Any] = []
+            same = known.find(atoms, reduced)
+            if same is None:
+                known.add(k, atoms, reduced)
+            result.append(k if same is None else same)
     return result
 
 
@@ -108,7 +118,8 @@ def novel(structures: Sequence[Atoms], reference: Sequence[Atoms]) -> list[bool]
     known = _Known()
     for k, atoms in enumerate(reference):
         known.add(k, atoms, [])
-    return [known.find(atoms, []) is None for atoms in structures]
+    with quiet():
+        return [known.find(atoms, []) is None for atoms in structures]
 
 
 def match_rate(generated: Sequence[Atoms], targets: Sequence[Atoms]) -> tuple[float, float | None]:
@@ -137,7 +148,8 @@ def match_rate(generated: Sequence[Atoms], targets: Sequence[Atoms]) -> tuple[fl
         if not (structural_validity(atoms) and structural_validity(target)):
             continue
         try:
-            distance = same.get_rms_dist(to_pymatgen(atoms), to_pymatgen(target))
+            with quiet():
+                distance = same.get_rms_dist(to_pymatgen(atoms), to_pymatgen(target))
         except Exception:  # as in CDVAE: what the matcher cannot take is no match
             distance = None
         if distance is not None:

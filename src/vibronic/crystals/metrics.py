@@ -45,11 +45,11 @@ class Benchmark:
 
 
 BENCHMARKS = {
-    "perov_5": Benchmark("heat_ref", (0.43924842, 0.61202443, 0.7364607), (0.2, 4.0)),
-    "carbon_24": Benchmark("energy_per_atom", (-154.527093, -154.45865733, -154.44206825), (0.2, 4.0)),
-    "mp_20": Benchmark("formation_energy_per_atom", (-3.17562208, -2.82196882, -2.52814761), (0.4, 10.0)),
+    "perov-5": Benchmark("heat_ref", (0.43924842, 0.61202443, 0.7364607), (0.2, 4.0)),
+    "carbon-24": Benchmark("energy_per_atom", (-154.527093, -154.45865733, -154.44206825), (0.2, 4.0)),
+    "mp-20": Benchmark("formation_energy_per_atom", (-3.17562208, -2.82196882, -2.52814761), (0.4, 10.0)),
 }
-"""By the names the sets have in the literature."""
+"""By the names that the sets have in ``vibronic data``."""
 
 UNITS = {"volume_per_atom": "Angstrom^3", "density": "g/cm^3", **RELAX_UNITS}
 """Of the columns in the rows of :func:`evaluate`."""
@@ -227,7 +227,7 @@ def evaluate(
         flags["novel"] = [rows[k]["novel"] for k in valid]
         flags["valid_unique_novel"] = [bool(row["unique"] and row["novel"]) for row in rows]
         if coverage_sample:
-            cutoffs = cutoffs or BENCHMARKS["mp_20"].cutoffs
+            cutoffs = cutoffs or BENCHMARKS["mp-20"].cutoffs
             recall, precision = coverage(structures, reference, cutoffs, coverage_sample, seed, progress)
             flags |= {"coverage_recall": recall, "coverage_precision": precision}
         known = [atoms for atoms in reference if structural_validity(atoms)]

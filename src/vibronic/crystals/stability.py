@@ -72,7 +72,8 @@ def _row(
         relaxed, before, converged = _relaxed(atoms, calculator, max_steps, fmax)
         after = relaxed.get_potential_energy()
     except Exception as error:  # of foreign code on unphysical structures: one of them must not end the rest
-        return row | {"relax_error": " ".join(f"{type(error).__name__}: {error}".split())[:200]}
+        said = f"{error}" if isinstance(error, VibronicError) else f"{type(error).__name__}: {error}"
+        return row | {"relax_error": " ".join(said.split())[:200]}
     if not (np.isfinite(after) and structural_validity(relaxed)):
         return row | {"relax_error": "the relaxation ran away"}
     floor = lowest.get(atoms.get_chemical_formula(empirical=True))
