@@ -7,6 +7,7 @@ import pytest
 from ase import Atoms
 from ase.build import molecule
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io import write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -310,3 +311,13 @@ def test_gzipped(tmp_path: Path, copper: Atoms) -> None:
     with gzip.open(tmp_path / "b.extxyz.gz", "wb") as file:
         file.write((tmp_path / "a.extxyz").read_bytes())
     assert read_structures(tmp_path / "b.extxyz.gz")[0] == copper
+
+
+def test_generated_structures_are_read_as_they_are(tmp_path: Path) -> None:
+    """Overlapping atoms, no volume and NaN, which only counting them needs."""
+    overlapping = Atoms("H2", positions=[(0, 0, 0), (0, 0, 0.1)], cell=[3.0] * 3, pbc=True)
+    broken = Atoms("H", positions=[(np.nan, 0, 0)], cell=[3.0, 3.0, 0.0], pbc=True)
+    write(tmp_path / "g.extxyz", [overlapping, broken])
+    with pytest.raises(VibronicError, match="overlap"):
+        read_structures(tmp_path / "g.extxyz")
+    assert [len(atoms) for atoms in read_structures(tmp_path, check=False)] == [2, 1]

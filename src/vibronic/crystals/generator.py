@@ -65,7 +65,9 @@ class CrystalGenerator(Model):
         from vibronic.data.cdvae import reduced
 
         if not atoms.pbc.all():
-            raise VibronicError(f"{atoms.symbols} is not periodic in three directions; only crystals can be learned here")
+            raise VibronicError(
+                f"{atoms.symbols} is not periodic in three directions; only crystals can be learned here"
+            )
         found = reduced(atoms)
         if len(found) > MAX_ATOMS:
             raise VibronicError(f"{atoms.symbols} has {len(found)} atoms in its primitive cell, more than {MAX_ATOMS}")

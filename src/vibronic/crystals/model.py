@@ -121,9 +121,7 @@ class CrystalDiffusion(CrystalGenerator):
         losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), known.flatten(), reduction="none")
         return (losses.view_as(known) * hidden).sum(1) / hidden.sum(1)
 
-    def _geometry_loss(
-        self, cells: Cells, embedded: Tensor, generator: torch.Generator | None
-    ) -> dict[str, Tensor]:
+    def _geometry_loss(self, cells: Cells, embedded: Tensor, generator: torch.Generator | None) -> dict[str, Tensor]:
         """(B,) squared errors of the velocities at random times along the paths from noise to the crystal."""
         mask, device = cells.mask, embedded.device
         time = torch.rand(len(mask), device=device, generator=generator)
@@ -217,9 +215,7 @@ class CrystalDiffusion(CrystalGenerator):
         return centred(out.coordinates, mask), out.lattice
 
 
-def _guided(
-    evaluate: Callable[[Tensor], tuple[Tensor, ...]], embedded: Tensor, guidance: float
-) -> tuple[Tensor, ...]:
+def _guided(evaluate: Callable[[Tensor], tuple[Tensor, ...]], embedded: Tensor, guidance: float) -> tuple[Tensor, ...]:
     """Classifier-free guidance: from what is said without a condition towards, and beyond, what is said with it."""
     asked = evaluate(embedded)
     if guidance == 1:

@@ -94,7 +94,9 @@ class Block(nn.Module):
         # sum_j a_ij beta_ij with beta's last layer, which is linear, taken out of the sum over j.
         seen = attention.transpose(1, 2) @ beta
         weight = self.beta.weight.view(self.heads, width, width)
-        values = attention @ v + torch.einsum("bihp,hdp->bhid", seen, weight) + self.beta.bias.view(self.heads, 1, width)
+        values = (
+            attention @ v + torch.einsum("bihp,hdp->bhid", seen, weight) + self.beta.bias.view(self.heads, 1, width)
+        )
         z = self.norms[0](self.out(values.transpose(1, 2).reshape(batch, n, -1)) + z)
         return self.norms[1](self.mlp(z) + z)
 
@@ -221,7 +223,9 @@ class CrystalDiffusion2024(CrystalGenerator):
         """
         if (asked.kind != EQUAL).any() or asked.spacegroup.any():
             names = ", ".join(t.name for t in self.targets)
-            raise VibronicError(f"the published model needs a value of {names}, and takes neither bounds nor space groups")
+            raise VibronicError(
+                f"the published model needs a value of {names}, and takes neither bounds nor space groups"
+            )
         if guidance != 1:
             raise VibronicError(f"the published model has no guidance: leave it at 1, not {guidance:g}")
 

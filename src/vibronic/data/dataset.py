@@ -28,11 +28,16 @@ MIN_DISTANCE = 0.4
 _FROM_CALCULATOR = ("energy", "forces", "stress", "dipole")
 
 
-def read_structures(path: Path | str) -> list[Atoms]:
+def read_structures(path: Path | str, check: bool = True) -> list[Atoms]:
     """All structures of a file that ASE reads (CIF, POSCAR, extxyz, xyz, cube, VASP and QE output, gzipped or not).
 
     Of a folder, those of all its structure files, in the order of their names; other files in it are passed over, with
     a warning. Files only: :func:`vibronic.data.sources.structures` reads sets by name as well.
+
+    Args:
+        path: file or folder.
+        check: refuse what is no structure (:func:`check_structure`). Without it atoms may overlap and cells have no volume, as
+            among crystals that a model generated and that are to be counted as they are.
 
     Raises:
         VibronicError: the file is missing, empty, truncated, binary, holds partial occupancies, unknown elements,
@@ -53,7 +58,7 @@ def read_structures(path: Path | str) -> list[Atoms]:
         if others:
             shown = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
             warnings.warn(f"{path}: ignored files that hold no structures: {len(others)} ({shown})", VibronicWarning, 2)
-        return [atoms for file in files for atoms in read_structures(file)]
+        return [atoms for file in files for atoms in read_structures(file, check)]
     if path.stat().st_size == 0:
         raise VibronicError(f"the file {path} is empty")
     try:
@@ -71,7 +76,7 @@ def read_structures(path: Path | str) -> list[Atoms]:
         ) from error
     if not frames:
         raise VibronicError(f"the file {path} holds no structures")
-    for k, atoms in enumerate(frames):
+    for k, atoms in enumerate(frames if check else ()):
         where = f"{path}, structure {k}" if len(frames) > 1 else str(path)
         check_structure(atoms, where)
     return frames

@@ -90,7 +90,9 @@ class _Fit(pl.LightningModule):
             return optimizer
         if self.how.schedule == "plateau":
             if self.validation is None:
-                raise VibronicError("the schedule 'plateau' needs validation structures; choose another --training.schedule")
+                raise VibronicError(
+                    "the schedule 'plateau' needs validation structures; choose another --training.schedule"
+                )
             lowest = 0.1 * self.how.learning_rate
             plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.6, patience=30, min_lr=lowest)
             watched = {"scheduler": plateau, "monitor": "val_loss", "frequency": self.how.validate_every}

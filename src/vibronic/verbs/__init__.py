@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
+from vibronic.verbs import crystals
 from vibronic.verbs.configurations import data, label, sample
-from vibronic.verbs.crystals import generate
 from vibronic.verbs.fields import density
+from vibronic.verbs.generation import generate
 from vibronic.verbs.learning import evaluate, explain, models, predict
 from vibronic.verbs.studies import OPTIONS, demo, doctor, report, study
 from vibronic.verbs.training import train
@@ -15,5 +16,8 @@ VERBS: tuple[Callable[..., Any], ...] = (
 )  # fmt: skip
 """In the order in which a user meets them."""
 
-KINDS: dict[str, dict[str, set[str]]] = {"study": OPTIONS}
+KINDS: dict[str, dict[str, set[str]]] = {
+    "study": OPTIONS,
+    "evaluate": {"predictions": set(), "crystals": set(crystals.OPTIONS)},
+}
 """Verbs of several kinds: the options of each kind that not all take. Help speaks of one kind as ``KIND: ...``."""

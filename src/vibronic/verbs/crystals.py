@@ -1,198 +1,127 @@
-"""The verb ``generate``: new crystals from a model."""
+"""The crystals part of the verb `evaluate`."""
 
 from __future__ import annotations
 
-import csv
+import importlib
 from collections.abc import Sequence
-from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 from vibronic.core.errors import VibronicError
 from vibronic.core.provenance import run_record, writable, write_json
 from vibronic.verbs.common import say
 
-if TYPE_CHECKING:
-    from ase import Atoms
-
-    from vibronic.core.model import Model
-    from vibronic.crystals.generator import CrystalGenerator
-    from vibronic.crystals.sampler import Keep, Request
+OPTIONS = ("property", "predictor", "benchmark", "better", "coverage_sample", "relax", "relax_steps", "seed")
+"""Options of `evaluate` that only crystals take."""
 
 
-def generate(
-    model: str,
-    n: int = 64,
-    condition: list[str] | None = None,
-    best: str | None = None,
-    composition: str | None = None,
-    system: list[str] | None = None,
-    atoms: int | None = None,
-    spacegroup: int = 0,
-    guidance: float | None = None,
-    evaluations: int | None = None,
-    keep: Literal["new", "valid", "all"] = "new",
-    relax: str | None = None,
-    cifs: Path | None = None,
-    device: str = "auto",
-    out: Path = Path("generated.extxyz"),
-    seed: int = 0,
-) -> Path:
-    """Make new crystals, with wanted properties if you like.
-
-      vibronic generate crystals-perov5 -n 64 --condition heat_ref=-0.3 --seed 7 --out new.extxyz
-      vibronic generate crystals-perov5 -n 64 --best heat_ref --cifs new_cifs
-      vibronic generate crystals-mp20 -n 16 --condition 'band_gap>2' 'formation_energy_per_atom<-1' --system Ba Ti O
-      vibronic generate crystals-mp20 -n 8 --composition Sr2Ti2O6 --relax sevennet
-
-    One frame per crystal, with what was asked for, the model's own estimate of it, and whether the crystal is valid, the
-    first of its kind and new to the training set. A table with the same beside it (here new.csv), and the counts of all
-    candidates, CPU seconds and evaluations (new.json).
-
-    Args:
-        model: model folder, or the name of a shipped model (see 'vibronic models').
-        n: crystals to deliver.
-        condition: NAME=VALUE, 'NAME<VALUE' or 'NAME>VALUE', one for each property.
-        best: property of which the lowest 5 % of the training set are wanted, or NAME:highest; the model then delivers
-            those that it estimates to be the best of four times as many.
-        composition: formula of a whole cell, whose structure is to be found: SrTiO3, or Sr2Ti2O6 for two formula units.
-        system: elements that every crystal must hold, and no others.
-        atoms: in a cell.
-        spacegroup: international number that crystals must have.
-        guidance: 1 takes conditions as learned, more exaggerates them; what suits the model where none is given.
-        evaluations: of the network for each crystal; more are slower and finer.
-        keep: new (valid, once each, not in the training set), valid, or all candidates as they come.
-        relax: engine that relaxes positions and cell of every crystal (see 'vibronic doctor').
-        cifs: folder for a CIF of every crystal.
-        device: auto, cpu, cuda, ...
-        out: extxyz.
-        seed: of the draws; the same seed gives the same crystals.
-
-    Returns:
-        The crystals written.
-    """
-    import time
-
-    from rich.progress import Progress
-
-    from vibronic.crystals.generator import CrystalGenerator
-    from vibronic.crystals.sampler import generate as sample
-    from vibronic.data.dataset import write_structures
-    from vibronic.learning import store
-
-    network = _on(store.load(model)[0], device)
-    if not isinstance(network, CrystalGenerator):
-        raise VibronicError(f"{model} is a {network.kind}, which predicts and makes no crystals; see 'vibronic models'")
-    request = _request(network, condition, best, composition, system, atoms, spacegroup, guidance, evaluations, keep)
-    table, counts = out.with_suffix(".csv"), out.with_suffix(".json")
-    config = {"model": model, "n": n, **asdict(request), "relax": relax, "device": device}
-    config["conditions"] = condition
-    reads = [Path(model) / name for name in ("config.json", "model.safetensors")]
-    with run_record(out, "generate", config, seed, reads=reads, writes=[table, counts, *([cifs] if cifs else [])]) as record:
-        start = time.perf_counter()
-        with Progress(transient=True) as bar:
-            task = bar.add_task("Generating", total=1.0)
-            made = sample(network, request, n, seed, lambda share: bar.advance(task, share))
-        for remark in made.remarks:
-            say(remark)
-        if not made.crystals:
-            raise VibronicError(
-                f"none of {made.counts['candidates']} candidates is worth keeping ({made.counts['valid']} are valid, "
-                f"{made.counts['novel']} of them new); ask for less, train longer, or see them all with --keep all"
-            )
-        crystals = made.crystals
-        if relax is not None:
-            crystals = _relaxed(crystals, relax)
-        write_structures(out, crystals)
-        _write_table(table, crystals)
-        if cifs is not None:
-            _write_cifs(cifs, crystals)
-        record |= {
-            "counts": {**made.counts, "delivered": len(crystals)},
-            "evaluations_per_crystal": request.evaluations,
-            "sampling_cpu_seconds": made.seconds["sampling"],
-            "checking_cpu_seconds": made.seconds["checking"],
-            "wall_seconds": time.perf_counter() - start,
-        }
-        write_json(counts, record)
-    say(
-        f"{len(crystals)} crystals: {out} ({made.counts['candidates']} candidates: {made.counts['valid']} valid, "
-        f"{made.counts['unique']} of these different, {made.counts['novel']} of these new; "
-        f"{made.seconds['sampling']:.1f} s of sampling, {made.seconds['checking']:.1f} s of checking)"
-    )
-    return out
-
-
-def _on(network: Model, device: str) -> Model:
-    """The model on a device.
+def evaluate_crystals(
+    file: Path,
+    reference: str | None,
+    out: Path,
+    property: str | None,
+    predictor: Path | None,
+    benchmark: str | None,
+    better: Literal["low", "high"],
+    coverage_sample: int,
+    relax: str | None,
+    relax_steps: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Read, evaluate, write ``out`` and the table beside it; arguments as in :func:`vibronic.verbs.evaluate`.
 
     Raises:
-        VibronicError: there is no such device.
+        VibronicError: an input is missing or does not fit.
     """
-    import torch
+    from vibronic.crystals import metrics, stability
+    from vibronic.data import sources
+    from vibronic.data.dataset import read_structures
+    from vibronic.labelling.engines import engine
 
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        return network.to(torch.device(device))
-    except (RuntimeError, AssertionError) as error:
-        raise VibronicError(f"cannot use device '{device}': {str(error).splitlines()[0]}") from error
-
-
-def _request(
-    network: CrystalGenerator,
-    condition: list[str] | None,
-    best: str | None,
-    composition: str | None,
-    system: list[str] | None,
-    atoms: int | None,
-    spacegroup: int,
-    guidance: float | None,
-    evaluations: int | None,
-    keep: Keep,
-) -> Request:
-    """What was typed, as the sampler takes it."""
-    from vibronic.crystals.conditioning import SPACE_GROUPS, Condition
-    from vibronic.crystals.sampler import Request
-
-    name, _, direction = (best or "").partition(":")
-    if direction not in ("", "lowest", "highest"):
-        raise VibronicError(f"--best is NAME, NAME:lowest or NAME:highest, not {best}")
-    if not 0 <= spacegroup <= SPACE_GROUPS:
-        raise VibronicError(f"--spacegroup is an international number from 1 to {SPACE_GROUPS}, not {spacegroup}")
-    return Request(
-        conditions=tuple(Condition.parse(text) for text in condition or ()),
-        best=name or None,
-        highest=direction == "highest",
-        composition=composition,
-        system=tuple(symbol for part in system or () for symbol in part.split("-")),
-        n_atoms=atoms,
-        spacegroup=spacegroup,
-        guidance=network.guidance if guidance is None else guidance,
-        evaluations=network.evaluations if evaluations is None else evaluations,
-        keep=keep,
-    )
-
-
-def _relaxed(crystals: Sequence[Atoms], engine: str) -> list[Atoms]:
-    """Crystals relaxed by an engine, with their energy and how far they moved; those that fail stay as they are."""
-    from vibronic.crystals.metrics import relaxation
-    from vibronic.labelling.engines import engine as named
-
-    return relaxation(crystals, named(engine))
+    if coverage_sample < 0:
+        raise VibronicError(f"--coverage-sample must be at least 0, not {coverage_sample}")
+    if predictor and not property:
+        raise VibronicError("--predictor predicts a property: name it with --property")
+    constants = _benchmark(benchmark, reference, property)
+    published = metrics.benchmark(constants) if constants else None
+    relaxing = None
+    if relax:
+        relaxing = partial(stability.relaxation, calculator=engine(relax).calculator(), max_steps=relax_steps)
+    table = out.with_suffix(".csv")
+    config: dict[str, Any] = {"what": "crystals", "file": file, "reference": reference, "property": property}
+    config |= {"predictor": predictor, "benchmark": constants, "better": better, "coverage_sample": coverage_sample}
+    config |= {"relax": relax, "relax_steps": relax_steps}
+    with run_record(out, "evaluate", config, seed, reads=[file, reference, predictor], writes=[table]) as record:
+        structures = read_structures(file, check=False)
+        known = sources.structures(reference) if reference is not None else None
+        model = _predictor(predictor, property, constants) if property else None
+        thresholds = published.thresholds if published and published.property == property and better == "low" else None
+        rows, totals = metrics.evaluate(
+            structures,
+            known,
+            property=property,
+            predict=model,
+            thresholds=thresholds,
+            cutoffs=published.cutoffs if published else None,
+            coverage_sample=coverage_sample,
+            relax=relaxing,
+            better=better,
+            unit=getattr(model, "unit", ""),
+            seed=seed,
+        )
+        units = {
+            **metrics.UNITS,
+            **({property: totals["units"].get(f"wasserstein_{property}", "")} if property else {}),
+        }
+        _write_table(table, rows, units)
+        write_json(out, totals)
+        record["thresholds"] = "published" if thresholds else "of the reference"
+    for name, value in totals.items():
+        if name not in ("units", "n") and not name.endswith(("_low", "_high")):
+            say(_told(name, value, totals))
+    say(f"{totals['n']} crystals: {out}, one by one in {table}")
+    return totals
 
 
-def _write_table(path: Path, crystals: Sequence[Atoms]) -> None:
-    rows = [{"formula": a.get_chemical_formula(), "n_atoms": len(a), **a.info} for a in crystals]
+def _benchmark(name: str | None, reference: str | None, property: str | None) -> str | None:
+    """The set whose published constants count: as given, or as the reference's name or the property say."""
+    from vibronic.crystals.metrics import BENCHMARKS
+
+    if name:
+        return name
+    named = [set_name for set_name in BENCHMARKS if reference and reference.startswith(set_name)]
+    aimed = [set_name for set_name, constants in BENCHMARKS.items() if constants.property == property]
+    return next(iter([*named, *aimed]), None)
+
+
+def _predictor(file: Path | None, property: str, benchmark: str | None) -> Any:
+    """CDVAE's property model of the set, if that is the property it predicts."""
+    from vibronic.crystals.metrics import BENCHMARKS
+
+    if benchmark is None or BENCHMARKS[benchmark].property != property:
+        there = ", ".join(f"{constants.property} (of {name})" for name, constants in BENCHMARKS.items())
+        raise VibronicError(f"no model predicts '{property}' here; there are models of {there}")
+    return importlib.import_module("vibronic.crystals.predictor").load(file, benchmark)
+
+
+def _told(name: str, value: float | None, totals: dict[str, Any]) -> str:
+    if value is None:
+        return f"{name}: nothing to count"
+    if f"{name}_low" in totals:
+        return f"{name}: {value:.4g} ({totals[f'{name}_low']:.4g} to {totals[f'{name}_high']:.4g})"
+    return f"{name}: {value:.5g} {totals['units'][name]}".rstrip()
+
+
+def _write_table(path: Path, rows: Sequence[dict[str, Any]], units: dict[str, str]) -> None:
+    """CSV of the rows; what does not apply to a crystal is empty."""
+    import csv
+
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    header = [f"{name} [{units[name]}]" if units.get(name) else name for name in names]
     with writable(path) as temporary, temporary.open("w", newline="") as file:
-        table = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
-        table.writeheader()
-        table.writerows(rows)
-
-
-def _write_cifs(folder: Path, crystals: Sequence[Atoms]) -> None:
-    from ase.io import write
-
-    for atoms in crystals:
-        with writable(folder / f"{atoms.info['id']}-{atoms.get_chemical_formula()}.cif") as temporary:
-            write(temporary, atoms, format="cif")
+        table = csv.writer(file)
+        table.writerow(header)
+        for row in rows:
+            values = (row.get(name) for name in names)
+            table.writerow([f"{v:.6g}" if isinstance(v, float) else "" if v is None else v for v in values])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -192,31 +193,69 @@ def _places(found: Attribution, atoms: Atoms, by: str) -> tuple[list[list[object
 
 
 def evaluate(
-    what: Literal["predictions"], file: Path, reference: str | None = None, out: Path = Path("metrics.json")
+    what: Literal["predictions", "crystals"],
+    file: Path,
+    reference: str | None = None,
+    out: Path = Path("metrics.json"),
+    property: str | None = None,
+    predictor: Path | None = None,
+    benchmark: Literal["perov-5", "carbon-24", "mp-20"] | None = None,
+    better: Literal["low", "high"] = "low",
+    coverage_sample: int = 1000,
+    relax: str | None = None,
+    relax_steps: int = 200,
+    seed: int = 0,
 ) -> dict[str, Any]:
-    """Score a file of predictions against labels: MAE, RMSE, R2 of every target, every structure counted.
+    """Score a file of predictions against labels, or a set of generated crystals against a set of real ones.
 
       vibronic evaluate predictions predictions.csv --reference labelled.extxyz --out metrics.json
+      vibronic evaluate crystals generated.extxyz --reference perov-5-train --property heat_ref --out metrics.json
 
-    Forces are scored where the extxyz that 'predict' writes lies beside the table, forces and stress where the reference
-    has them; what is not scored is said.
+    Predictions get MAE, RMSE and R2 of every target, every structure counted. Forces are scored where the extxyz that 'predict' writes
+    lies beside the table, forces and stress where the reference has them; what is not scored is said.
+
+    Crystals get shares of valid, unique and novel ones, coverage, distances of distributions and success at a property, with
+    95 % intervals. Every crystal is counted, overlapping atoms and all; a table beside the JSON has a row of each.
 
     Args:
         what: kind of file.
-        file: predictions.csv.
-        reference: labelled structures, in the same order.
-        out: JSON.
+        file: predictions: predictions.csv; crystals: file or folder of generated structures.
+        reference: predictions: labelled structures, in the same order; crystals: file, folder or name (see 'vibronic data').
+        out: JSON; crystals: a table of the same name is written beside it, as CSV.
+        property: crystals: label of the reference that was aimed at, to be predicted.
+        predictor: crystals: file of the property models of CDVAE; found where it is installed if none is given.
+        benchmark: crystals: set whose published cut-offs and thresholds count, and whose property model predicts; told
+            from the reference's name or the property where none is given.
+        better: crystals: which end of the property is wanted.
+        coverage_sample: crystals: most fingerprints of each set, about 0.1 s each; 0 leaves coverage out.
+        relax: crystals: engine that relaxes each crystal (see 'vibronic doctor'); none where none is given.
+        relax_steps: crystals: most steps of a relaxation.
+        seed: crystals: of draws and intervals.
 
     Returns:
         The metrics, with their units under ``units``.
     """
+    from vibronic.verbs import crystals
+
+    given = {k: v for k, v in locals().items() if k in crystals.OPTIONS}
+    if what == "crystals":
+        return crystals.evaluate_crystals(file, reference, out, **given)
+    defaults = {k: p.default for k, p in inspect.signature(evaluate).parameters.items()}
+    if foreign := [k for k, v in given.items() if v != defaults[k]]:
+        raise VibronicError(
+            f"--{foreign[0].replace('_', '-')} is of 'evaluate crystals'; predictions take --reference and --out"
+        )
+    return _evaluate_predictions(file, reference, out)
+
+
+def _evaluate_predictions(file: Path, reference: str | None, out: Path) -> dict[str, Any]:
     from vibronic.data import sources
     from vibronic.data.dataset import label_of
     from vibronic.learning.prediction import forces_file, predictions_of, score
 
     if reference is None:
         raise VibronicError("predictions are scored against labels: give the labelled structures with --reference")
-    config = {"what": what, "file": file, "reference": reference}
+    config = {"what": "predictions", "file": file, "reference": reference}
     with run_record(out, "evaluate", config, reads=[file, forces_file(file), reference]):
         frames = sources.structures(reference)
         targets, values = predictions_of(file, frames)

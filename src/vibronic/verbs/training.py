@@ -96,7 +96,9 @@ def train(
         name, model, recipe, fractions = _preset(preset, kind, model, fractions)
     if condition is not None:
         if targets is not None or not store.class_of(name).generates:
-            raise VibronicError("--condition is for crystal-diffusion, and says there what --targets says for other kinds")
+            raise VibronicError(
+                "--condition is for crystal-diffusion, and says there what --targets says for other kinds"
+            )
         targets = condition
     training = _suited(training, recipe)
     config: dict[str, Any] = {

@@ -1,0 +1,126 @@
+"""How far a generated crystal is from a minimum of energy: relaxation with an engine that is passed in."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import Calculator
+
+from vibronic.core.errors import VibronicError
+from vibronic.crystals.validity import reduced_composition, structural_validity
+
+UNITS = {
+    "energy_before": "eV/atom",
+    "energy_after": "eV/atom",
+    "relax_rmsd": "Angstrom",
+    "relax_volume_ratio": "1",
+    "energy_above_reference": "eV/atom",
+}
+"""Of the columns that :func:`relaxation` gives."""
+
+
+def relaxation(
+    structures: Sequence[Atoms],
+    calculator: Calculator,
+    max_steps: int = 200,
+    fmax: float = 0.05,
+    lowest: Mapping[str, float] | None = None,
+    progress: bool = True,
+) -> list[dict[str, Any]]:
+    """Relax positions and cell of each crystal, without symmetry, and say how far it went; failures are recorded.
+
+    Args:
+        structures: not changed.
+        calculator: ASE calculator with energy, forces and stress; one for all.
+        max_steps: of FIRE, which is slower than LBFGS near a minimum and gets away better from where generators start.
+        fmax: eV/Angstrom, largest force left; the cell's generalised forces obey it too.
+        lowest: reduced formula, as ``Atoms.get_chemical_formula(empirical=True)`` writes it -> lowest energy per atom
+            (eV/atom) known at that composition, by the same engine: the lower envelope of a relaxed reference set.
+        progress: show a bar.
+
+    Returns:
+        One flat dict per crystal: ``energy_before``, ``energy_after`` (eV/atom), ``relax_rmsd`` (Angstrom, see :func:`rmsd`),
+        ``relax_volume_ratio`` (relaxed to generated), ``relax_converged``, ``energy_above_reference`` (eV/atom, negative below
+        the envelope; None where the composition is not in ``lowest``) and ``relax_error`` (why there are no numbers, or None).
+
+    Raises:
+        VibronicError: ``fmax`` or ``max_steps`` is not positive.
+    """
+    from rich.progress import track
+
+    if not fmax > 0 or max_steps < 1:
+        raise VibronicError(
+            f"relaxing takes a positive fmax and at least one step, not {fmax} eV/Angstrom and {max_steps}"
+        )
+    return [
+        _row(atoms, calculator, max_steps, fmax, lowest or {})
+        for atoms in track(structures, "Relaxing", transient=True, disable=not progress)
+    ]
+
+
+def _row(
+    atoms: Atoms, calculator: Calculator, max_steps: int, fmax: float, lowest: Mapping[str, float]
+) -> dict[str, Any]:
+    row: dict[str, Any] = dict.fromkeys(UNITS) | {"relax_converged": False, "relax_error": None}
+    if not structural_validity(atoms):
+        return row | {"relax_error": "overlapping atoms or no cell"}
+    try:
+        relaxed, before, converged = _relaxed(atoms, calculator, max_steps, fmax)
+        after = relaxed.get_potential_energy()
+    except Exception as error:  # of foreign code on unphysical structures: one of them must not end the rest
+        said = f"{error}" if isinstance(error, VibronicError) else f"{type(error).__name__}: {error}"
+        return row | {"relax_error": " ".join(said.split())[:200]}
+    if not (np.isfinite(after) and structural_validity(relaxed)):
+        return row | {"relax_error": "the relaxation ran away"}
+    floor = lowest.get(atoms.get_chemical_formula(empirical=True))
+    return row | {
+        "energy_before": before / len(atoms),
+        "energy_after": after / len(atoms),
+        "relax_rmsd": rmsd(atoms, relaxed),
+        "relax_volume_ratio": float(relaxed.get_volume() / atoms.get_volume()),
+        "relax_converged": converged,
+        "energy_above_reference": None if floor is None else after / len(atoms) - floor,
+    }
+
+
+def _relaxed(atoms: Atoms, calculator: Calculator, max_steps: int, fmax: float) -> tuple[Atoms, float, bool]:
+    """The relaxed crystal, its energy before (eV), and whether ``fmax`` was reached."""
+    from ase.filters import FrechetCellFilter
+    from ase.optimize import FIRE
+
+    relaxed = Atoms(numbers=atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=True)
+    relaxed.calc = calculator
+    before = float(relaxed.get_potential_energy())
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", RuntimeWarning
+        )  # overflow of a cell that runs away, which is told from its result
+        with FIRE(cast(Any, FrechetCellFilter(relaxed)), logfile=cast(Any, None)) as optimiser:
+            converged = bool(optimiser.run(fmax=fmax, steps=max_steps))
+    return relaxed, before, converged
+
+
+def rmsd(generated: Atoms, relaxed: Atoms) -> float:
+    """Root-mean-square displacement (Angstrom) of the atoms between two states of one crystal, in the same order.
+
+    Displacements are differences of fractional coordinates, shortest images, without their mean (no origin counts), times
+    the relaxed cell: a change of the cell alone is none.
+
+    Raises:
+        VibronicError: the atoms are not the same.
+    """
+    if reduced_composition(generated.numbers) != reduced_composition(relaxed.numbers) or len(generated) != len(relaxed):
+        raise VibronicError("displacements need the same atoms before and after")
+    moved = _fractional(relaxed) - _fractional(generated)
+    moved -= moved[0]  # first the drift of one atom, so that the mean is not taken over different images
+    moved -= np.round(moved)
+    moved -= moved.mean(axis=0)
+    return float(np.sqrt(((moved @ relaxed.cell.array) ** 2).sum(axis=1).mean()))
+
+
+def _fractional(atoms: Atoms) -> np.ndarray:
+    return atoms.positions @ np.linalg.inv(atoms.cell.array)

@@ -1,0 +1,200 @@
+"""The verb ``generate``: new crystals from a model."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from vibronic.core.errors import VibronicError
+from vibronic.core.provenance import run_record, writable, write_json
+from vibronic.verbs.common import say
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from vibronic.core.model import Model
+    from vibronic.crystals.generator import CrystalGenerator
+    from vibronic.crystals.sampler import Keep, Request
+
+
+def generate(
+    model: str,
+    n: int = 64,
+    condition: list[str] | None = None,
+    best: str | None = None,
+    composition: str | None = None,
+    system: list[str] | None = None,
+    atoms: int | None = None,
+    spacegroup: int = 0,
+    guidance: float | None = None,
+    evaluations: int | None = None,
+    keep: Literal["new", "valid", "all"] = "new",
+    relax: str | None = None,
+    cifs: Path | None = None,
+    device: str = "auto",
+    out: Path = Path("generated.extxyz"),
+    seed: int = 0,
+) -> Path:
+    """Make new crystals, with wanted properties if you like.
+
+      vibronic generate crystals-perov5 -n 64 --condition heat_ref=-0.3 --seed 7 --out new.extxyz
+      vibronic generate crystals-perov5 -n 64 --best heat_ref --cifs new_cifs
+      vibronic generate crystals-mp20 -n 16 --condition 'band_gap>2' 'formation_energy_per_atom<-1' --system Ba Ti O
+      vibronic generate crystals-mp20 -n 8 --composition Sr2Ti2O6 --relax sevennet
+
+    One frame per crystal, with what was asked for, the model's own estimate of it, and whether the crystal is valid, the
+    first of its kind and new to the training set. A table with the same beside it (here new.csv), and the counts of all
+    candidates, CPU seconds and evaluations (new.json).
+
+    Args:
+        model: model folder, or the name of a shipped model (see 'vibronic models').
+        n: crystals to deliver.
+        condition: NAME=VALUE, 'NAME<VALUE' or 'NAME>VALUE', one for each property.
+        best: property of which the lowest 5 % of the training set are wanted, or NAME:highest; the model then delivers
+            those that it estimates to be the best of four times as many.
+        composition: formula of a whole cell, whose structure is to be found: SrTiO3, or Sr2Ti2O6 for two formula units.
+        system: elements that every crystal must hold, and no others.
+        atoms: in a cell.
+        spacegroup: international number that crystals must have.
+        guidance: 1 takes conditions as learned, more exaggerates them; what suits the model where none is given.
+        evaluations: of the network for each crystal; more are slower and finer.
+        keep: new (valid, once each, not in the training set), valid, or all candidates as they come.
+        relax: engine that relaxes positions and cell of every crystal (see 'vibronic doctor').
+        cifs: folder for a CIF of every crystal.
+        device: auto, cpu, cuda, ...
+        out: extxyz.
+        seed: of the draws; the same seed gives the same crystals.
+
+    Returns:
+        The crystals written.
+    """
+    import time
+
+    from rich.progress import Progress
+
+    from vibronic.crystals.generator import CrystalGenerator
+    from vibronic.crystals.sampler import generate as sample
+    from vibronic.data.dataset import write_structures
+    from vibronic.learning import store
+
+    network = _on(store.load(model)[0], device)
+    if not isinstance(network, CrystalGenerator):
+        raise VibronicError(f"{model} is a {network.kind}, which predicts and makes no crystals; see 'vibronic models'")
+    request = _request(network, condition, best, composition, system, atoms, spacegroup, guidance, evaluations, keep)
+    table, counts = out.with_suffix(".csv"), out.with_suffix(".json")
+    config = {"model": model, "n": n, **asdict(request), "relax": relax, "device": device}
+    config["conditions"] = condition
+    reads = [Path(model) / name for name in ("config.json", "model.safetensors")]
+    with run_record(
+        out, "generate", config, seed, reads=reads, writes=[table, counts, *([cifs] if cifs else [])]
+    ) as record:
+        start = time.perf_counter()
+        with Progress(transient=True) as bar:
+            task = bar.add_task("Generating", total=1.0)
+            made = sample(network, request, n, seed, lambda share: bar.advance(task, share))
+        for remark in made.remarks:
+            say(remark)
+        if not made.crystals:
+            raise VibronicError(
+                f"none of {made.counts['candidates']} candidates is worth keeping ({made.counts['valid']} are valid, "
+                f"{made.counts['novel']} of them new); ask for less, train longer, or see them all with --keep all"
+            )
+        crystals = made.crystals
+        if relax is not None:
+            crystals = _relaxed(crystals, relax)
+        write_structures(out, crystals)
+        _write_table(table, crystals)
+        if cifs is not None:
+            _write_cifs(cifs, crystals)
+        record |= {
+            "counts": {**made.counts, "delivered": len(crystals)},
+            "evaluations_per_crystal": request.evaluations,
+            "sampling_cpu_seconds": made.seconds["sampling"],
+            "checking_cpu_seconds": made.seconds["checking"],
+            "wall_seconds": time.perf_counter() - start,
+        }
+        write_json(counts, record)
+    say(
+        f"{len(crystals)} crystals: {out} ({made.counts['candidates']} candidates: {made.counts['valid']} valid, "
+        f"{made.counts['unique']} of these different, {made.counts['novel']} of these new; "
+        f"{made.seconds['sampling']:.1f} s of sampling, {made.seconds['checking']:.1f} s of checking)"
+    )
+    return out
+
+
+def _on(network: Model, device: str) -> Model:
+    """The model on a device.
+
+    Raises:
+        VibronicError: there is no such device.
+    """
+    import torch
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return network.to(torch.device(device))
+    except (RuntimeError, AssertionError) as error:
+        raise VibronicError(f"cannot use device '{device}': {str(error).splitlines()[0]}") from error
+
+
+def _request(
+    network: CrystalGenerator,
+    condition: list[str] | None,
+    best: str | None,
+    composition: str | None,
+    system: list[str] | None,
+    atoms: int | None,
+    spacegroup: int,
+    guidance: float | None,
+    evaluations: int | None,
+    keep: Keep,
+) -> Request:
+    """What was typed, as the sampler takes it."""
+    from vibronic.crystals.conditioning import SPACE_GROUPS, Condition
+    from vibronic.crystals.sampler import Request
+
+    name, _, direction = (best or "").partition(":")
+    if direction not in ("", "lowest", "highest"):
+        raise VibronicError(f"--best is NAME, NAME:lowest or NAME:highest, not {best}")
+    if not 0 <= spacegroup <= SPACE_GROUPS:
+        raise VibronicError(f"--spacegroup is an international number from 1 to {SPACE_GROUPS}, not {spacegroup}")
+    return Request(
+        conditions=tuple(Condition.parse(text) for text in condition or ()),
+        best=name or None,
+        highest=direction == "highest",
+        composition=composition,
+        system=tuple(symbol for part in system or () for symbol in part.split("-")),
+        n_atoms=atoms,
+        spacegroup=spacegroup,
+        guidance=network.guidance if guidance is None else guidance,
+        evaluations=network.evaluations if evaluations is None else evaluations,
+        keep=keep,
+    )
+
+
+def _relaxed(crystals: Sequence[Atoms], engine: str) -> list[Atoms]:
+    """Crystals relaxed by an engine, with their energy and how far they moved; those that fail stay as they are."""
+    from vibronic.crystals.metrics import relaxation
+    from vibronic.labelling.engines import engine as named
+
+    return relaxation(crystals, named(engine))
+
+
+def _write_table(path: Path, crystals: Sequence[Atoms]) -> None:
+    rows = [{"formula": a.get_chemical_formula(), "n_atoms": len(a), **a.info} for a in crystals]
+    with writable(path) as temporary, temporary.open("w", newline="") as file:
+        table = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
+        table.writeheader()
+        table.writerows(rows)
+
+
+def _write_cifs(folder: Path, crystals: Sequence[Atoms]) -> None:
+    from ase.io import write
+
+    for atoms in crystals:
+        with writable(folder / f"{atoms.info['id']}-{atoms.get_chemical_formula()}.cif") as temporary:
+            write(temporary, atoms, format="cif")
