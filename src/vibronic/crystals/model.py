@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from functools import partial
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -45,7 +46,7 @@ class CrystalDiffusion(CrystalGenerator):
     kind = "crystal-diffusion"
     evaluations = 20
     bounds = True
-    recipe = {
+    recipe: ClassVar[dict[str, Any]] = {
         "epochs": 600,
         "batch_size": 64,
         "learning_rate": 1e-3,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -84,12 +86,12 @@ def generate(
     request: Request,
     n: int,
     seed: int = 0,
-    progress: Callable[[float], None] = lambda share: None,
+    progress: Callable[[float], None] = lambda candidates: None,
 ) -> Generated:
     """Crystals that answer a request, ``n`` of them or as many as were found.
 
     Args:
-        progress: told which share of the work has been done since it was told last.
+        progress: told how many candidates, or what share of one, have been sampled since it was told last.
 
     Raises:
         VibronicError: the request names what the model does not know.
@@ -107,7 +109,7 @@ def generate(
         few = min(_BATCH, TRIES * wanted - len(found), max(8, round(1.1 * (wanted - len(kept)) / share)))
         few = wanted if request.keep == "all" and wanted <= _BATCH else few
         start = time.process_time()
-        found += draw(few, lambda part: progress(part * few / (TRIES * wanted)))
+        found += draw(few, progress)
         middle = time.process_time()
         _judge(found, model)
         kept = [k for k, atoms in enumerate(found) if _worth(atoms, request, conditions)]
@@ -220,6 +222,10 @@ class _Candidates:
         """``n`` candidates, with what was asked and the model's estimates in ``info``."""
         species = padded(self._species(n))
         found: list[Atoms | None] = [None] * n
+
+        def sampled(rows: int, evaluations: int) -> None:
+            progress(rows * evaluations / self.evaluations)
+
         # Cells of one size side by side, so that none is padded for nothing.
         for rows in (species != 0).sum(1).argsort(stable=True).split(128):
             part = species[rows][:, : int((species[rows] != 0).sum(1).max())]
@@ -230,12 +236,12 @@ class _Candidates:
                 self.evaluations,
                 self.request.guidance,
                 self.generator,
-                lambda count, share=len(rows) / n: progress(share * count / self.evaluations),
+                partial(sampled, len(rows)),
             )
             for row, atoms, values in zip(rows.tolist(), crystals.to_atoms(), estimates.tolist(), strict=True):
                 names = [f"{name}_estimate" for name in self.model.memory.properties]
                 atoms.info = {f"{c.name}_asked": str(c).removeprefix(c.name).lstrip("=") for c in self.conditions}
-                atoms.info |= {f: v for f, v in zip(names, values, strict=True) if not np.isnan(v)}
+                atoms.info |= {f: v for f, v in zip(names, values, strict=True) if not math.isnan(v)}
                 found[row] = atoms
         return [atoms for atoms in found if atoms is not None]
 

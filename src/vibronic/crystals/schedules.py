@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -38,7 +39,7 @@ def geometric_sigmas(steps: int, smallest: float, largest: float) -> Tensor:
 def strided(steps: int, evaluations: int) -> list[tuple[int, int]]:
     """Pairs ``(t, s)`` with t > s that lead from T to 0 in at most ``evaluations`` even strides, as DDIM takes them."""
     times = torch.linspace(steps, 0, min(evaluations, steps) + 1).round().long().tolist()
-    return list(zip(times[:-1], times[1:], strict=True))
+    return list(itertools.pairwise(times))
 
 
 def flow_times(evaluations: int, power: float = 1.0) -> Tensor:

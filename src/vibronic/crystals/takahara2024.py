@@ -4,7 +4,7 @@ Lattice, coordinates and species are corrupted together (``corruption.py``) and 
 wanted property either in its input (condition-dependent initialisation, CDI) or in the queries, keys and values of every block
 (condition-dependent self-attention, CDS). There is no guidance.
 
-The paper leaves open what :data:`DEFAULTS` and the arguments of :class:`CrystalDiffusion2024` settle, and further: two layers
+The paper leaves open what the defaults of :class:`CrystalDiffusion2024` settle, and further: two layers
 with SiLU in every MLP, hidden width d (4 d behind the attention); alpha and beta of each head their own; y standardised; the
 score divided by its root mean square (the same loss, see :class:`WrappedDiffusion`); a Langevin step of 1e-5 as in DiffCSP
 (Jiao 2023); a crystal's origin as it is in the data.
@@ -12,7 +12,7 @@ score divided by its root mean square (the same loss, see :class:`WrappedDiffusi
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,9 +24,6 @@ from vibronic.crystals.conditioning import EQUAL, Asked
 from vibronic.crystals.corruption import GaussianDiffusion, UniformDiffusion, WrappedDiffusion, sinusoidal
 from vibronic.crystals.generator import CLASSES, CrystalGenerator, Progress
 from vibronic.crystals.schedules import strided
-
-DEFAULTS = {"steps": 1000, "smallest": 0.005, "largest": 0.5, "langevin": 1e-5}
-"""T, sigma_1, sigma_T and the Langevin step at sigma_1."""
 
 WEIGHTS = {"lattice": 1.0, "coordinates": 1.0, "species": 1.0, "cross_entropy": 0.01}
 """Of the parts of the loss; the divergence of species is summed over all T steps, as in the bound on the likelihood."""
@@ -114,8 +111,8 @@ class CrystalDiffusion2024(CrystalGenerator):
     """
 
     kind = "takahara2024"
-    evaluations = 2 * DEFAULTS["steps"]  # type: ignore[assignment]
-    recipe = {
+    evaluations = 2000
+    recipe: ClassVar[dict[str, Any]] = {
         "epochs": 3000,
         "batch_size": 256,
         "learning_rate": 1e-3,

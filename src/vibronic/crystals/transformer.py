@@ -119,9 +119,8 @@ class CrystalTransformer(nn.Module):
         self.towards = nn.Linear(width, 2 * pair)
         self.between = nn.Linear(pair, pair)
         self.vectors = nn.Linear(pair, 3)
-        for last in (self.lattice[-1], self.vectors):
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
+        for parameter in (*self.lattice[-1].parameters(), *self.vectors.parameters()):
+            nn.init.zeros_(parameter)
 
     def species(self, classes: Tensor, mask: Tensor, condition: Tensor) -> Tensor:
         """Logits (B, N, K) of the species, seen without a geometry; arguments as in :meth:`forward`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -73,7 +74,7 @@ def generate(
     """
     import time
 
-    from rich.progress import Progress
+    from rich.progress import Progress, TextColumn
 
     from vibronic.crystals.generator import CrystalGenerator
     from vibronic.crystals.sampler import generate as sample
@@ -92,9 +93,9 @@ def generate(
         out, "generate", config, seed, reads=reads, writes=[table, counts, *([cifs] if cifs else [])]
     ) as record:
         start = time.perf_counter()
-        with Progress(transient=True) as bar:
-            task = bar.add_task("Generating", total=1.0)
-            made = sample(network, request, n, seed, lambda share: bar.advance(task, share))
+        with Progress(TextColumn("Generating: {task.completed:.0f} candidates"), transient=True) as bar:
+            task = bar.add_task("Generating", total=None)
+            made = sample(network, request, n, seed, partial(bar.advance, task))
         for remark in made.remarks:
             say(remark)
         if not made.crystals:

@@ -91,7 +91,8 @@ def train(
         )
     steps = [f"training.{name}" for name, value in asdict(training).items() if value != getattr(Training(), name)]
     steps += ["devices"] if devices > 1 else []
-    name, recipe = kind, store.class_of(kind).recipe
+    name: str = kind
+    recipe = store.class_of(kind).recipe
     if preset is not None:
         name, model, recipe, fractions = _preset(preset, kind, model, fractions)
     if condition is not None:
@@ -138,10 +139,10 @@ def train(
         card = _card(network, data, fitted, chosen, scored)
         store.save(network, out, card)
         record["scores"] = card.scores
-    for name, value in card.scores.items():
-        if name.startswith(("mae", "nmae", "r2", "loss")):
-            unit = f" {card.units[name]}" if card.units[name] != "1" else ""
-            say(f"{name.replace('_', ' of ', 1)}: {value:.4g}{unit} ({len(scored)} unseen structures)")
+    for score, value in card.scores.items():
+        if score.startswith(("mae", "nmae", "r2", "loss")):
+            unit = f" {card.units[score]}" if card.units[score] != "1" else ""
+            say(f"{score.replace('_', ' of ', 1)}: {value:.4g}{unit} ({len(scored)} unseen structures)")
     say(f"model: {out}")
     return out
 
