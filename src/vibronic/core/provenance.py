@@ -62,6 +62,13 @@ def writable(path: Path) -> Iterator[Path]:
         Path(name).unlink(missing_ok=True)
 
 
+def cache_folder() -> Path:
+    """Where what can be made again is kept: ``VIBRONIC_CACHE``, or ``vibronic`` in the user's cache folder."""
+    if own := os.environ.get("VIBRONIC_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "vibronic"
+
+
 def check_writable(folder: Path) -> None:
     """Make ``folder`` and fail before the work, not after it, when nothing can be written there.
 
