@@ -93,8 +93,9 @@ def check_paths(reads: Sequence[Path | str | None], writes: Sequence[Path | str]
     """
     sources = [Path(path) for path in reads if path is not None and Path(path).exists()]
     inside = [file for folder in sources if folder.is_dir() for file in folder.iterdir()]
-    # A folder of structures is read without its tables and records.
-    sources += [file for file in inside if file.is_file() and file.suffix not in (".csv", ".json", ".md", ".yaml")]
+    # A folder of structures is read without its tables and records, but for the table of properties.
+    notes, tables = (".csv", ".json", ".md", ".yaml"), ("properties.csv", "id_prop.csv")
+    sources += [file for file in inside if file.is_file() and (file.suffix not in notes or file.name in tables)]
     targets = [Path(path) for path in writes]
     for k, path in enumerate(targets):
         if any(_same(path, source) for source in sources):
