@@ -62,6 +62,13 @@ def writable(path: Path) -> Iterator[Path]:
         Path(name).unlink(missing_ok=True)
 
 
+def cache_folder() -> Path:
+    """Where what can be made again is kept: ``VIBRONIC_CACHE``, or ``vibronic`` in the user's cache folder."""
+    if own := os.environ.get("VIBRONIC_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "vibronic"
+
+
 def check_writable(folder: Path) -> None:
     """Make ``folder`` and fail before the work, not after it, when nothing can be written there.
 
@@ -86,8 +93,9 @@ def check_paths(reads: Sequence[Path | str | None], writes: Sequence[Path | str]
     """
     sources = [Path(path) for path in reads if path is not None and Path(path).exists()]
     inside = [file for folder in sources if folder.is_dir() for file in folder.iterdir()]
-    # A folder of structures is read without its tables and records.
-    sources += [file for file in inside if file.is_file() and file.suffix not in (".csv", ".json", ".md", ".yaml")]
+    # A folder of structures is read without its tables and records, but for the table of properties.
+    notes, tables = (".csv", ".json", ".md", ".yaml"), ("properties.csv", "id_prop.csv")
+    sources += [file for file in inside if file.is_file() and (file.suffix not in notes or file.name in tables)]
     targets = [Path(path) for path in writes]
     for k, path in enumerate(targets):
         if any(_same(path, source) for source in sources):

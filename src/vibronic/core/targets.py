@@ -52,6 +52,9 @@ TARGETS: dict[str, Target] = {
         Target("energy_298K", "eV", extensive=True),
         Target("enthalpy_298K", "eV", extensive=True),
         Target("free_energy_298K", "eV", extensive=True),
+        Target("energy_per_atom", "eV/atom"),
+        Target("formation_energy_per_atom", "eV/atom"),
+        Target("e_above_hull", "eV/atom"),
         Target("heat_capacity", "eV/K", extensive=True),
         Target("density_matrix", "1", shape=(-1,)),
         Target("density_samples", "1", level="atom", shape=(-1, 6)),  # its columns: fields/samples.py

@@ -62,7 +62,7 @@ class CrystalGenerator(Model):
         Raises:
             VibronicError: it is no crystal, has more atoms than :data:`MAX_ATOMS`, or an element beyond fermium.
         """
-        from vibronic.data.cdvae import reduced
+        from vibronic.data.cells import reduced
 
         if not atoms.pbc.all():
             raise VibronicError(

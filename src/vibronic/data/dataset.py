@@ -21,6 +21,7 @@ from vibronic.core.neighbors import neighbor_list
 from vibronic.core.provenance import writable
 from vibronic.core.targets import TARGETS, Target, target
 from vibronic.core.units import conversion
+from vibronic.data.tables import add_properties, is_table, table_beside
 
 MIN_DISTANCE = 0.4
 """Atoms closer than this (Angstrom) are a mistake in a file, not a structure; H2 is 0.74."""
@@ -31,8 +32,9 @@ _FROM_CALCULATOR = ("energy", "forces", "stress", "dipole")
 def read_structures(path: Path | str, check: bool = True) -> list[Atoms]:
     """All structures of a file that ASE reads (CIF, POSCAR, extxyz, xyz, cube, VASP and QE output, gzipped or not).
 
-    Of a folder, those of all its structure files, in the order of their names; other files in it are passed over, with
-    a warning. Files only: :func:`vibronic.data.sources.structures` reads sets by name as well.
+    Of a CSV, those of its column ``cif`` (:func:`vibronic.data.cdvae.read_csv`). Of a folder, those of all its structure
+    files, in the order of their names, with the properties that a ``properties.csv`` among them gives; other files in it
+    are passed over, with a warning. Files only: :func:`vibronic.data.sources.structures` reads sets by name as well.
 
     Args:
         path: file or folder.
@@ -41,7 +43,7 @@ def read_structures(path: Path | str, check: bool = True) -> list[Atoms]:
 
     Raises:
         VibronicError: the file is missing, empty, truncated, binary, holds partial occupancies, unknown elements,
-            overlapping atoms, a cell without volume or positions that are not numbers.
+            overlapping atoms, a cell without volume or positions that are not numbers; a table does not fit.
     """
     from ase.io import read
     from ase.io.formats import UnknownFileTypeError
@@ -52,15 +54,22 @@ def read_structures(path: Path | str, check: bool = True) -> list[Atoms]:
         raise VibronicError(f"there is no file {path}{hint}")
     if path.is_dir():
         files = structure_files(path)
-        others = sorted(p.name for p in path.iterdir() if p.is_file() and p.name != "dataset.yaml" and p not in files)
+        read_too = {path / "dataset.yaml", table_beside(path), *files}
+        others = sorted(p.name for p in path.iterdir() if p.is_file() and p not in read_too)
         if not files:
             raise VibronicError(f"the folder {path} holds no structure files")
         if others:
             shown = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
             warnings.warn(f"{path}: ignored files that hold no structures: {len(others)} ({shown})", VibronicWarning, 2)
-        return [atoms for file in files for atoms in read_structures(file, check)]
+        held = [read_structures(file, check) for file in files]
+        add_properties(path, files, held)
+        return [atoms for frames in held for atoms in frames]
     if path.stat().st_size == 0:
         raise VibronicError(f"the file {path} is empty")
+    if is_table(path):
+        from vibronic.data.cdvae import read_csv
+
+        return read_csv(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # parsers warn about spellings that do not change the structure
@@ -90,7 +99,11 @@ def structure_files(folder: Path) -> list[Path]:
 def _claimed(path: Path) -> bool:
     from ase.io.formats import UnknownFileTypeError, extension2format, filetype
 
-    if path.suffix.lower() in (".csv", ".json", ".md", ".yaml"):  # ours, and notes; ASE takes .md for CASTEP's dynamics
+    if is_table(path) or path.suffix.lower() in (
+        ".json",
+        ".md",
+        ".yaml",
+    ):  # ours, and notes; ASE takes .md for CASTEP's dynamics
         return False
     try:
         return filetype(str(path), guess=False) is not None
@@ -109,7 +122,9 @@ def check_structure(atoms: Atoms, where: str = "the structure") -> None:
     if len(atoms) == 0:
         raise VibronicError(f"{where} has no atoms")
     occupancy = atoms.info.get("occupancy")
-    if occupancy and any(abs(sum(site.values()) - 1) > 1e-6 or len(site) > 1 for site in occupancy.values()):
+    if isinstance(occupancy, dict) and any(
+        abs(sum(site.values()) - 1) > 1e-6 or len(site) > 1 for site in occupancy.values()
+    ):
         raise VibronicError(
             f"{where} has partial occupancies; choose an ordered arrangement first (vibronic.sampling.disorder does)"
         )

@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import gzip
 import json
-import os
 import zipfile
 from array import array
 from contextlib import suppress
@@ -21,7 +20,7 @@ import numpy as np
 from ase import Atoms
 
 from vibronic.core.errors import VibronicError
-from vibronic.core.provenance import writable
+from vibronic.core.provenance import cache_folder, writable
 from vibronic.core.targets import TARGETS
 from vibronic.core.units import conversion
 
@@ -145,13 +144,6 @@ def arrays() -> dict[str, np.ndarray]:
     for values in qm9.values():
         values.flags.writeable = False
     return qm9
-
-
-def cache_folder() -> Path:
-    """Where what can be made again is kept: ``VIBRONIC_CACHE``, or ``vibronic`` in the user's cache folder."""
-    if own := os.environ.get("VIBRONIC_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "vibronic"
 
 
 def _cached(file: Path) -> dict[str, np.ndarray] | None:

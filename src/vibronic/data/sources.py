@@ -1,11 +1,11 @@
-"""Structures and sets by name: what ships with the package, QM9, and reference sets in the folder ``VIBRONIC_DATA``."""
+"""Structures and sets by name: what ships with the package, QM9, and sets in the folder ``VIBRONIC_DATA`` or downloaded."""
 
 from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from importlib import resources
 from pathlib import Path
@@ -13,7 +13,7 @@ from pathlib import Path
 from ase import Atoms
 
 from vibronic.core.errors import VibronicError
-from vibronic.data import qm9
+from vibronic.data import cdvae, qm9
 from vibronic.data.dataset import (
     declared_references,
     declared_units,
@@ -33,6 +33,10 @@ class Source:
         embedded: file inside the package, or
         reference: files below ``VIBRONIC_DATA``, or
         made: function that makes a set which is no file, labels in Vibronic's units.
+        lacking: of such a set, what would make it readable here; empty where it is.
+        units: of its labels, by name.
+        references: what they are relative to, by name.
+        crystals: set and part of :mod:`vibronic.data.cdvae`, which has official files and can be downloaded.
     """
 
     summary: str
@@ -40,10 +44,36 @@ class Source:
     embedded: str = ""
     reference: tuple[str, ...] = ()
     made: Callable[[], list[Atoms]] | None = None
+    lacking: Callable[[], str] = str
+    units: Mapping[str, str] = field(default_factory=dict)
+    references: Mapping[str, str] = field(default_factory=dict)
+    crystals: tuple[str, cdvae.Part | None] | None = None
 
 
 def _qm9(summary: str, part: qm9.Part) -> Source:
-    return Source(summary, "MIT", made=partial(qm9.molecules, part))
+    def lacking() -> str:
+        return "" if qm9.installed() else qm9.INSTALL
+
+    return Source(summary, "MIT", made=partial(qm9.molecules, part), lacking=lacking, references=qm9.REFERENCES)
+
+
+def _crystals(name: str, summary: str, licence: str, counts: tuple[int, int, int]) -> dict[str, Source]:
+    """A set of crystals, as far as its files are here, and the three parts of its official split."""
+
+    def one(said: str, part: cdvae.Part | None) -> Source:
+        return Source(
+            said,
+            licence,
+            made=partial(cdvae.crystals, name, part),
+            lacking=lambda: "" if cdvae.files(name, part) else "set VIBRONIC_DATA, or --download",
+            units=cdvae.SETS[name].units,
+            references=cdvae.SETS[name].zeros,
+            crystals=(name, part),
+        )
+
+    parts = zip(cdvae.PARTS, counts, strict=True)
+    found = {f"{name}-{part}": one(f"its official part of {count:,} for '{part}'", part) for part, count in parts}
+    return {name: one(f"{summary}: all rows at hand", None), **found}
 
 
 SOURCES = {
@@ -69,6 +99,17 @@ SOURCES = {
     "qm9-validation": _qm9("1,479 others of them", "validation"),
     "qm9-test": _qm9("the remaining 1,480 of them", "test"),
     "qm9-large": _qm9("the 116,041 molecules of 15 atoms or more", "large"),
+    **_crystals(
+        "perov-5",
+        "cubic perovskites of 5 atoms, heat of formation and gaps (Castelli 2012)",
+        "MIT",
+        (11356, 3787, 3785),
+    ),
+    **_crystals("carbon-24", "carbon of up to 24 atoms at 10 GPa, energy (AIRSS)", "CC-BY 4.0", (6091, 2032, 2030)),
+    **_crystals(
+        "mp-20", "up to 20 atoms, formation energy, gap, hull (Materials Project)", "CC-BY 4.0", (27136, 9047, 9046)
+    ),
+    **_crystals("mpts-52", "up to 52 atoms, in order of time (Materials Project)", "CC-BY 4.0", (27380, 5000, 8096)),
 }
 
 
@@ -108,7 +149,7 @@ def path_of(name: str) -> Path:
 def missing(name: str) -> str:
     """What would make a named set readable here; empty where it is."""
     if source(name).made:
-        return "" if qm9.installed() else qm9.INSTALL
+        return source(name).lacking()
     try:
         path_of(name)
     except VibronicError:
@@ -158,13 +199,13 @@ def place(name: str | Path, k: int) -> str:
 
 
 def units(name: str | Path) -> dict[str, str]:
-    """Units by label name that the ``dataset.yaml`` of a file, folder or named set gives; empty without one."""
-    return {} if _made(name) else declared_units(resolve(name))
+    """Units by label name that the ``dataset.yaml`` of a file or folder gives, or that are known of a named set."""
+    return dict(source(str(name)).units) if _made(name) else declared_units(resolve(name))
 
 
 def references(name: str | Path) -> dict[str, str]:
     """What the labels of a file, folder or named set are relative to, by name; total energies unless it says so."""
-    given = qm9.REFERENCES if _made(name) else declared_references(resolve(name))
+    given = source(str(name)).references if _made(name) else declared_references(resolve(name))
     return {"energy": "total energy, as in the labels", **given}
 
 

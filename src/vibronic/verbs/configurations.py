@@ -364,29 +364,45 @@ def label(
     return out
 
 
-def data(name: str | None = None, out: Path | None = None) -> None:
+def data(name: str | None = None, out: Path | None = None, download: bool = False) -> None:
     """List the named data sets, or describe one and write it to a file.
 
       vibronic data
       vibronic data Ag3SBr-pbe --out gaps.extxyz
+      vibronic data perov-5 --download
+
+    Nothing is fetched without --download.
 
     Args:
         name: of a set; a file works too.
         out: where to write it.
+        download: fetch the official files of a set of crystals that are not here, and check them.
     """
-    from vibronic.data import sources
-    from vibronic.data.dataset import describe, write_structures
+    from vibronic.data import cdvae, sources
+    from vibronic.data.dataset import describe, label_of, write_structures
 
+    official = sources.SOURCES[name].crystals if name in sources.SOURCES else None
+    if download and official is None:
+        named = [key for key, source in sources.SOURCES.items() if source.crystals]
+        raise VibronicError(f"--download is for the sets of crystals: {', '.join(named)}")
     if name is None:
         for key, source in sources.SOURCES.items():
             missing = sources.missing(key)
-            say(f"{key:14s} {source.summary} [{source.licence}]" + (f"  ({missing})" if missing else ""))
+            say(f"{key:15s} {source.summary} [{source.licence}]" + (f"  ({missing})" if missing else ""))
         return
     if out is not None:
         check_paths([name], [out])
+    if official is not None:
+        for file in cdvae.download(*official) if download else ():
+            say(f"fetched: {file}")
     frames = sources.structures(name)
-    for key, value in describe(frames).items():
+    known = {n: unit for n, unit in sources.units(name).items() if label_of(frames[0], n) is not None}
+    told = dict(describe(frames))
+    told["labels"] = {**known, **told["labels"]}  # type: ignore[dict-item]
+    for key, value in told.items():
         say(f"{key}: {value}")
+    for line in cdvae.described(*official) if official is not None else ():
+        say(line)
     if out is not None:
         write_structures(out, frames)
         say(f"written: {out}")

@@ -1,0 +1,208 @@
+"""One cell for each crystal: primitive and Niggli-reduced; and which crystals of a list are the same."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.cell import Cell
+
+from vibronic.core.errors import VibronicError
+from vibronic.core.targets import TARGETS
+
+SYMPREC = 1e-3
+"""Angstrom; translations that hold to this are lattice vectors. Wider, cells of displaced atoms would lose their displacements."""
+
+LTOL, STOL, ANGLE_TOL = 0.3, 0.5, 10.0
+"""Tolerances of pymatgen's StructureMatcher that the field uses for crystals that are the same."""
+
+
+def reduced(atoms: Atoms, symprec: float = SYMPREC) -> Atoms:
+    """The same crystal in its primitive cell, Niggli-reduced, right-handed, a along x and b in the xy plane.
+
+    Atoms stay where they are in the crystal (nothing is symmetrised) but for the lattice vectors added to bring fractional
+    coordinates into [0, 1). Labels stay; those that are extensive count the atoms of the new cell, vectors and stresses turn
+    with it. Where spglib finds no symmetry the cell is Niggli-reduced only.
+
+    Args:
+        atoms: a crystal.
+        symprec: Angstrom.
+
+    Raises:
+        VibronicError: it is not periodic in three directions, or its cell has no volume.
+    """
+    if not atoms.pbc.all() or abs(atoms.cell.volume) < 1e-3:
+        raise VibronicError("a reduced cell needs a crystal: periodic in three directions, in a cell with a volume")
+    basis, kept = _primitive(atoms, symprec)
+    cell = _niggli(basis)
+    if np.linalg.det(cell) < 0:
+        cell = -cell
+    standard, turn = Cell(cell).standard_form()  # cell = standard @ turn
+    fractional = atoms.positions[kept] @ np.linalg.inv(cell)
+    fractional -= np.floor(fractional)
+    fractional[fractional >= 1 - 1e-12] = 0.0  # where the floor of a tiny negative number left one
+    new = atoms[kept]
+    new.set_cell(standard)
+    new.set_positions(fractional @ standard.array)
+    new.set_celldisp(np.zeros(3))
+    _carry(atoms, new, kept, np.asarray(turn))
+    return new
+
+
+def _primitive(atoms: Atoms, symprec: float) -> tuple[np.ndarray, np.ndarray]:
+    """Lattice vectors (3, 3) of a primitive cell and the atoms that stand for its own."""
+    everything = atoms.cell.array, np.arange(len(atoms))
+    # Every lattice translation within the cell multiplies the atoms of every element: often there is no room for one.
+    if math.gcd(*Counter(atoms.numbers.tolist()).values()) == 1:
+        return everything
+    import spglib
+
+    # Magnetic moments, charges and tags tell atoms of one element apart.
+    kinds = np.column_stack([atoms.numbers, atoms.get_tags(), atoms.get_initial_charges()])
+    moments = atoms.get_initial_magnetic_moments().reshape(len(atoms), -1)
+    kinds = np.unique(np.column_stack([kinds, moments]), axis=0, return_inverse=True)[1].reshape(-1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of how spglib will tell failures one day
+            cell = (atoms.cell.array.tolist(), atoms.get_scaled_positions().tolist(), kinds.tolist())
+            found = spglib.get_symmetry_dataset(cell, symprec)
+    except Exception:  # a class of its own in some versions only
+        return everything
+    if found is None:
+        return everything
+    kept = np.unique(found.mapping_to_primitive, return_index=True)[1]
+    basis = np.asarray(found.primitive_lattice)
+    share = abs(np.linalg.det(basis) / np.linalg.det(atoms.cell.array))
+    if len(kept) == len(atoms) or abs(share * len(atoms) - len(kept)) > 1e-3 * len(kept):
+        return everything
+    return basis, np.sort(kept)
+
+
+def _niggli(basis: np.ndarray) -> np.ndarray:
+    """Niggli-reduced lattice vectors of the same lattice, in the same orientation."""
+    import spglib
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = spglib.niggli_reduce(basis)
+    except Exception:
+        found = None
+    if found is not None:
+        turn = np.round(found @ np.linalg.inv(basis))
+        if abs(abs(np.linalg.det(turn)) - 1) < 1e-6:
+            return turn @ basis
+    try:
+        return np.asarray(Cell(basis).niggli_reduce()[1].T @ basis)
+    except (RuntimeError, ValueError):  # no convergence; the lattice is the same without it
+        return basis
+
+
+def _carry(old: Atoms, new: Atoms, kept: np.ndarray, turn: np.ndarray) -> None:
+    """Bring labels, which are still those of ``old``, into the frame and size of ``new``, its atoms ``kept``."""
+    results = dict(getattr(old.calc, "results", {}))
+    for name, value in results.items():
+        if np.ndim(value) and name not in ("stress", "dipole") and len(value) == len(old):
+            results[name] = np.asarray(value)[kept]
+    for store in (new.arrays, new.info, results):
+        for name in set(store) & {*TARGETS, "momenta"}:
+            shape = TARGETS[name].shape if name in TARGETS else (3,)
+            if shape == (3,):
+                store[name] = np.asarray(store[name]) @ turn.T
+            elif shape == (3, 3):
+                store[name] = _turned_stress(np.asarray(store[name]), turn)
+            if name in TARGETS and TARGETS[name].extensive:
+                store[name] = store[name] * (len(new) / len(old))
+    new.calc = SinglePointCalculator(new, **results) if results else None
+
+
+def _turned_stress(stress: np.ndarray, turn: np.ndarray) -> np.ndarray:
+    """A stress in the new frame, in the form it had: (3, 3), nine numbers, or ASE's six."""
+    from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
+
+    full = voigt_6_to_full_3x3_stress(stress) if stress.shape == (6,) else stress.reshape(3, 3)
+    full = turn @ full @ turn.T
+    return full_3x3_to_voigt_6_stress(full) if stress.shape == (6,) else full.reshape(stress.shape)
+
+
+def distinct(
+    structures: Sequence[Atoms],
+    ltol: float = LTOL,
+    stol: float = STOL,
+    angle_tol: float = ANGLE_TOL,
+    volume: float | None = None,
+) -> list[int]:
+    """Which structures come for the first time: indices, in order; every other one is the same crystal as one of these.
+
+    Two are the same if pymatgen's StructureMatcher says so, which brings both to one volume before it compares them. Each
+    is compared with the ones found so far of the same contents of the primitive cell.
+
+    Args:
+        structures: crystals.
+        ltol: of lengths, as a share.
+        stol: of places, as a share of the cube root of the volume per atom.
+        angle_tol: degrees.
+        volume: share by which volumes per atom of one crystal may differ; without it they may be any, as in the field.
+
+    Raises:
+        VibronicError: pymatgen is not installed, or a structure is no crystal.
+    """
+    try:
+        from pymatgen.analysis.structure_matcher import StructureMatcher
+        from pymatgen.core import Lattice, Structure
+    except ImportError as error:
+        raise VibronicError("comparing crystals needs pymatgen: pip install 'vibronic[crystals]'") from error
+    from rich.progress import track
+
+    matcher = StructureMatcher(ltol=ltol, stol=stol, angle_tol=angle_tol)
+    # Of every kind of cell the ones found, those met most often first: most structures are one of them.
+    found: dict[tuple[int, ...], list[_Known]] = {}
+    first = []
+    formulas = [_ratios(atoms) for atoms in structures]
+    often = Counter(formulas)
+    for k, atoms in enumerate(track(structures, "Comparing crystals", transient=True)):
+        if not atoms.pbc.all() or abs(atoms.cell.volume) < 1e-3:
+            raise VibronicError(f"structure {k} is no crystal: periodic in three directions, in a cell with a volume")
+        if often[formulas[k]] == 1:
+            first.append(k)
+            continue
+        lattice = Lattice(atoms.cell.array)
+        # As the matcher would do at every comparison, but once.
+        own = Structure(lattice, atoms.numbers.tolist(), atoms.get_scaled_positions())
+        own = own.get_primitive_structure().get_reduced_structure("niggli")
+        same = found.setdefault(tuple(sorted(own.atomic_numbers)), [])
+        each = own.volume / len(own)
+        for known in same:
+            if volume is not None and abs(each - known.volume) > volume * known.volume:
+                continue
+            if matcher.fit(own, known.structure, skip_structure_reduction=True):
+                known.met += 1
+                same.sort(key=lambda one: -one.met)
+                break
+        else:
+            same.append(_Known(own, each))
+            first.append(k)
+    return first
+
+
+def _ratios(atoms: Atoms) -> tuple[tuple[int, int], ...]:
+    """The reduced formula, as elements and numbers."""
+    counts = Counter(atoms.numbers.tolist())
+    share = math.gcd(*counts.values())
+    return tuple(sorted((element, count // share) for element, count in counts.items()))
+
+
+@dataclass
+class _Known:
+    """A crystal that came for the first time: pymatgen's structure, Angstrom^3 per atom, how often it came again."""
+
+    structure: Any
+    volume: float
+    met: int = 0
