@@ -9,6 +9,7 @@ from typing import Any, cast
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator
+from ase.calculators.singlepoint import SinglePointCalculator
 
 from vibronic.core.errors import VibronicError
 from vibronic.crystals.validity import reduced_composition, structural_validity
@@ -23,14 +24,19 @@ UNITS = {
 """Of the columns that :func:`relaxation` gives."""
 
 
-def relaxation(
+def relaxation(structures: Sequence[Atoms], calculator: Calculator, **settings: Any) -> list[dict[str, Any]]:
+    """What :func:`relaxed` says of each crystal."""
+    return [row for _, row in relaxed(structures, calculator, **settings)]
+
+
+def relaxed(
     structures: Sequence[Atoms],
     calculator: Calculator,
     max_steps: int = 200,
     fmax: float = 0.05,
     lowest: Mapping[str, float] | None = None,
     progress: bool = True,
-) -> list[dict[str, Any]]:
+) -> list[tuple[Atoms, dict[str, Any]]]:
     """Relax positions and cell of each crystal, without symmetry, and say how far it went; failures are recorded.
 
     Args:
@@ -43,7 +49,7 @@ def relaxation(
         progress: show a bar.
 
     Returns:
-        One flat dict per crystal: ``energy_before``, ``energy_after`` (eV/atom), ``relax_rmsd`` (Angstrom, see :func:`rmsd`),
+        Each crystal, relaxed where that worked and else as it was, with one flat dict: ``energy_before``, ``energy_after`` (eV/atom), ``relax_rmsd`` (Angstrom, see :func:`rmsd`),
         ``relax_volume_ratio`` (relaxed to generated), ``relax_converged``, ``energy_above_reference`` (eV/atom, negative below
         the envelope; None where the composition is not in ``lowest``) and ``relax_error`` (why there are no numbers, or None).
 
@@ -64,44 +70,46 @@ def relaxation(
 
 def _row(
     atoms: Atoms, calculator: Calculator, max_steps: int, fmax: float, lowest: Mapping[str, float]
-) -> dict[str, Any]:
+) -> tuple[Atoms, dict[str, Any]]:
     row: dict[str, Any] = dict.fromkeys(UNITS) | {"relax_converged": False, "relax_error": None}
     if not structural_validity(atoms):
-        return row | {"relax_error": "overlapping atoms or no cell"}
+        return atoms, row | {"relax_error": "overlapping atoms or no cell"}
     try:
-        relaxed, before, converged = _relaxed(atoms, calculator, max_steps, fmax)
-        after = relaxed.get_potential_energy()
+        moved, before, converged = _relax(atoms, calculator, max_steps, fmax)
+        after = moved.get_potential_energy()
     except Exception as error:  # of foreign code on unphysical structures: one of them must not end the rest
         said = f"{error}" if isinstance(error, VibronicError) else f"{type(error).__name__}: {error}"
-        return row | {"relax_error": " ".join(said.split())[:200]}
-    if not (np.isfinite(after) and structural_validity(relaxed)):
-        return row | {"relax_error": "the relaxation ran away"}
+        return atoms, row | {"relax_error": " ".join(said.split())[:200]}
+    if not (np.isfinite(after) and structural_validity(moved)):
+        return atoms, row | {"relax_error": "the relaxation ran away"}
     floor = lowest.get(atoms.get_chemical_formula(empirical=True))
-    return row | {
+    return moved, row | {
         "energy_before": before / len(atoms),
         "energy_after": after / len(atoms),
-        "relax_rmsd": rmsd(atoms, relaxed),
-        "relax_volume_ratio": float(relaxed.get_volume() / atoms.get_volume()),
+        "relax_rmsd": rmsd(atoms, moved),
+        "relax_volume_ratio": float(moved.get_volume() / atoms.get_volume()),
         "relax_converged": converged,
         "energy_above_reference": None if floor is None else after / len(atoms) - floor,
     }
 
 
-def _relaxed(atoms: Atoms, calculator: Calculator, max_steps: int, fmax: float) -> tuple[Atoms, float, bool]:
-    """The relaxed crystal, its energy before (eV), and whether ``fmax`` was reached."""
+def _relax(atoms: Atoms, calculator: Calculator, max_steps: int, fmax: float) -> tuple[Atoms, float, bool]:
+    """The relaxed crystal with its results, its energy before (eV), and whether ``fmax`` was reached."""
     from ase.filters import FrechetCellFilter
     from ase.optimize import FIRE
 
-    relaxed = Atoms(numbers=atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=True)
-    relaxed.calc = calculator
-    before = float(relaxed.get_potential_energy())
+    moved = Atoms(numbers=atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=True, info=atoms.info)
+    moved.calc = calculator
+    before = float(moved.get_potential_energy())
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore", RuntimeWarning
-        )  # overflow of a cell that runs away, which is told from its result
-        with FIRE(cast(Any, FrechetCellFilter(relaxed)), logfile=cast(Any, None)) as optimiser:
+        )  # a cell that runs away overflows, which is told from its result
+        with FIRE(cast(Any, FrechetCellFilter(moved)), logfile=cast(Any, None)) as optimiser:
             converged = bool(optimiser.run(fmax=fmax, steps=max_steps))
-    return relaxed, before, converged
+    results = {name: moved.calc.results[name] for name in ("energy", "forces", "stress")}
+    moved.calc = SinglePointCalculator(moved, **results)  # the next crystal has the same engine
+    return moved, before, converged
 
 
 def rmsd(generated: Atoms, relaxed: Atoms) -> float:

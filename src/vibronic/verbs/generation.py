@@ -178,11 +178,14 @@ def _request(
 
 
 def _relaxed(crystals: Sequence[Atoms], engine: str) -> list[Atoms]:
-    """Crystals relaxed by an engine, with their energy and how far they moved; those that fail stay as they are."""
-    from vibronic.crystals.metrics import relaxation
+    """Crystals relaxed by an engine, what came of it in ``info``; those that fail stay as they are and say why."""
+    from vibronic.crystals.stability import relaxed
     from vibronic.labelling.engines import engine as named
 
-    return relaxation(crystals, named(engine))
+    found = relaxed(crystals, named(engine).calculator())
+    for atoms, row in found:
+        atoms.info |= {name: value for name, value in row.items() if value is not None}
+    return [atoms for atoms, _ in found]
 
 
 def _write_table(path: Path, crystals: Sequence[Atoms]) -> None:
