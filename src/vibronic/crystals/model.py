@@ -1,11 +1,12 @@
-"""Our generator of crystals: first what, then where.
+"""Our generator of crystals.
 
-A crystal is drawn as ``p(N | y) p(A | N, y) p(L, F | A, y)`` for the conditions y. One transformer learns both stages: the
-species by masked diffusion (hidden atoms are revealed in any order; Hoogeboom 2022, Sahoo 2024), lattice and coordinates given
-the species by flow matching (Lipman 2023; on the torus as in FlowMM, Miller 2024) along straight lines, so that some twenty
-evaluations are enough. A given composition, a chemical system or the structure of a known composition need no other model: the
-first stage is then constrained or left out. The flow never turns, moves or reorders a crystal: the lattice is six invariant
-numbers (``cells.strain_of``), displacements have no drift.
+One transformer learns three things at once: how lattice and coordinates flow from noise to a crystal (flow matching, Lipman
+2023; on the torus as in FlowMM, Miller 2024), what hidden atoms are (masked diffusion, any of them hidden: Hoogeboom 2022,
+Sahoo 2024), and what properties a crystal has. The time of the flow and the number of hidden atoms are drawn independently, so
+that species may be chosen before, during or after the flow, or be given: a composition's structure, a chemical system and free
+generation are one model. Twenty evaluations are enough, because the ways of the flow are straight and as short as symmetry
+allows. Nothing turns, moves or reorders a crystal: the lattice is six invariant numbers (``cells.strain_of``), displacements
+have no drift.
 """
 
 from __future__ import annotations
@@ -29,18 +30,22 @@ from vibronic.crystals.transformer import CrystalTransformer, Injection, Output
 WEIGHTS = {"species": 1.0, "coordinates": 10.0, "lattice": 1.0, "properties": 0.5}
 """Of the parts of the loss; a displacement on the torus has a variance of 1/12 per coordinate, the others are near 1."""
 
+Geometry = tuple[Tensor, Tensor]
+"""Fractional coordinates (B, N, 3) and standardised lattices (B, 6)."""
+
 _NARROWEST = 0.02  # spread of a lattice number; a set of cubic crystals has none off the diagonal
 _SHAKEN = 0.01  # fractional; the estimate of properties must bear crystals that are not quite relaxed
 
 
 class CrystalDiffusion(CrystalGenerator):
-    """Masked diffusion of species, then flow matching of lattice and coordinates.
+    """Masked diffusion of species, flow matching of lattice and coordinates.
 
     Args:
         targets: properties that crystals can be asked for.
         units: of targets that Vibronic does not know.
         width, depth, heads, pair, frequencies, injection: of the network (:class:`CrystalTransformer`).
         dropout: share of the training crystals shown without any condition, for guidance.
+        reveal: time of the flow, 0 to 1, at which the species are chosen.
     """
 
     kind = "crystal-diffusion"
@@ -71,6 +76,7 @@ class CrystalDiffusion(CrystalGenerator):
         frequencies: int = 8,
         injection: tuple[Injection, ...] = ("adaln",),
         dropout: float = 0.15,
+        reveal: float = 1.0,
     ) -> None:
         config = {k: v for k, v in locals().items() if k not in ("self", "targets", "units", "__class__")}
         super().__init__(config, targets, units)
@@ -78,9 +84,11 @@ class CrystalDiffusion(CrystalGenerator):
             raise VibronicError(f"conditions enter by adaln, cdi, cds or several of them, not {list(injection)}")
         if not 0 <= dropout < 1:
             raise VibronicError(f"dropout is a share of the training crystals, at least 0 and below 1, not {dropout}")
+        if not 0 <= reveal <= 1:
+            raise VibronicError(f"reveal is a time of the flow between 0 and 1, not {reveal}")
         if width % heads or width % 2:
             raise VibronicError(f"width must be even and a multiple of the heads, not {width} for {heads} heads")
-        self.dropout = dropout
+        self.dropout, self.reveal = dropout, reveal
         self.conditions = ConditionEmbedding(len(targets), width)
         self.network = CrystalTransformer(
             CLASSES, len(targets), width, depth, heads, pair, frequencies, tuple(injection)
@@ -96,46 +104,38 @@ class CrystalDiffusion(CrystalGenerator):
         self.conditions.prepare(self.values(batch))
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        cells, device = Cells.from_batch(batch), batch.cell.device
+        cells, device, values = Cells.from_batch(batch), batch.cell.device, self.values(batch)
         # Every validation sees the same noise, so that epochs can be compared.
         generator = None if self.training else torch.Generator(device).manual_seed(0)
-        asked, weight = self.conditions.draw(
-            self.values(batch), batch.labels["spacegroup"].long(), self.dropout, generator
-        )
-        embedded = self.conditions(asked)
-        parts = {
-            "species": self._species_loss(cells, embedded, generator),
-            **self._geometry_loss(cells, embedded, generator),
-        }
-        figures = {name: (weight * part).mean() for name, part in parts.items()}
-        figures["properties"] = self._property_loss(cells, self.values(batch), generator)
-        return {"loss": sum((WEIGHTS[k] * v for k, v in figures.items()), torch.zeros(())), **figures}
-
-    def _species_loss(self, cells: Cells, embedded: Tensor, generator: torch.Generator | None) -> Tensor:
-        """(B,) mean cross-entropy of the hidden atoms, any number of them hidden with equal probability."""
-        mask, device = cells.mask, embedded.device
-        order = torch.rand(mask.shape, device=device, generator=generator).masked_fill(~mask, 2).argsort(1).argsort(1)
-        share = torch.rand(len(mask), device=device, generator=generator)
-        hidden = mask & (order < (share * cells.n_atoms).floor()[:, None] + 1)
-        known = (cells.numbers - 1).clamp(min=0)
-        logits = self.network.species(known.masked_fill(hidden, CLASSES), mask, embedded)
-        losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), known.flatten(), reduction="none")
-        return (losses.view_as(known) * hidden).sum(1) / hidden.sum(1)
-
-    def _geometry_loss(self, cells: Cells, embedded: Tensor, generator: torch.Generator | None) -> dict[str, Tensor]:
-        """(B,) squared errors of the velocities at random times along the paths from noise to the crystal."""
-        mask, device = cells.mask, embedded.device
+        asked, weight = self.conditions.draw(values, batch.labels["spacegroup"].long(), self.dropout, generator)
+        known, mask = (cells.numbers - 1).clamp(min=0), cells.mask
+        hidden = self._hide(mask, generator)
+        shown = known.masked_fill(hidden, CLASSES)
         time = torch.rand(len(mask), device=device, generator=generator)
-        strain, fractional = self._noise(mask, embedded, generator)
+        fractional, strain = self._noise(mask, values, generator)
         gained = self._strain(cells) - strain
-        fractional, moved = shortest_paths(fractional, cells.fractional, cells.numbers)
+        fractional, moved = shortest_paths(fractional, cells.fractional, (shown + 1) * mask)
         strain, fractional = strain + time[:, None] * gained, fractional + time[:, None, None] * moved
-        out = self._evaluate((cells.numbers - 1).clamp(min=0), mask, time, embedded, fractional, strain)
-        errors = (centred(out.coordinates, mask) - moved) ** 2
-        return {
-            "coordinates": errors.sum((1, 2)) / (3 * cells.n_atoms),
+        out = self._evaluate(shown, mask, time, self.conditions(asked), fractional, strain)
+        entropy = torch.nn.functional.cross_entropy(out.species.flatten(0, 1), known.flatten(), reduction="none")
+        parts = {
+            "species": (entropy.view_as(known) * hidden).sum(1) / hidden.sum(1).clamp(min=1),
+            "coordinates": ((centred(out.coordinates, mask) - moved) ** 2).sum((1, 2)) / (3 * cells.n_atoms),
             "lattice": ((out.lattice - gained) ** 2).mean(1),
         }
+        figures = {name: (weight * part).mean() for name, part in parts.items()}
+        figures["properties"] = self._property_loss(cells, values, generator)
+        return {"loss": sum((WEIGHTS[k] * v for k, v in figures.items()), torch.zeros((), device=device)), **figures}
+
+    def _hide(self, mask: Tensor, generator: torch.Generator | None) -> Tensor:
+        """(B, N) atoms whose kind is hidden: none of them in a quarter of the crystals, all in a quarter, else any number."""
+
+        def uniform(*shape: int) -> Tensor:
+            return torch.rand(*shape, device=mask.device, generator=generator)
+
+        order = uniform(*mask.shape).masked_fill(~mask, 2).argsort(1).argsort(1)
+        share = (2 * uniform(len(mask)) - 0.5).clamp(0, 1)
+        return mask & (order < (share * mask.sum(1)).round()[:, None])
 
     def _property_loss(self, cells: Cells, values: Tensor, generator: torch.Generator | None) -> Tensor:
         """Squared error of the standardised properties of nearly clean crystals, of a quarter of the batch."""
@@ -145,10 +145,10 @@ class CrystalDiffusion(CrystalGenerator):
         estimate = self._estimate(cells.numbers, cells.fractional + _SHAKEN * shake, self._strain(cells))
         return ((estimate - self.conditions.standardised(values[some])) ** 2).mean()
 
-    def _noise(self, mask: Tensor, like: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        """Where the flow starts: a standard normal lattice (B, 6) and uniform coordinates (B, N, 3)."""
-        strain = torch.randn(len(mask), 6, device=like.device, dtype=like.dtype, generator=generator)
-        return strain, torch.rand(*mask.shape, 3, device=like.device, dtype=like.dtype, generator=generator)
+    def _noise(self, mask: Tensor, like: Tensor, generator: torch.Generator | None) -> Geometry:
+        """Where the flow starts: uniform coordinates (B, N, 3) and a standard normal lattice (B, 6)."""
+        fractional = torch.rand(*mask.shape, 3, device=like.device, dtype=like.dtype, generator=generator)
+        return fractional, torch.randn(len(mask), 6, device=like.device, dtype=like.dtype, generator=generator)
 
     def _strain(self, cells: Cells) -> Tensor:
         """(B, 6) standardised lattices."""
@@ -178,47 +178,56 @@ class CrystalDiffusion(CrystalGenerator):
         generator: torch.Generator,
         progress: Progress,
     ) -> tuple[Cells, Tensor]:
-        mask, embedded = species != 0, self.conditions(asked)
-        reveal = min(int((species < 0).sum(1).max()), max(1, evaluations // 2))
-        for left in range(reveal, 0, -1):
-            species = self._reveal(species, allowed, embedded, guidance, left, generator)
+        geometry = self._noise(species != 0, asked.value, generator)
+        say = partial(self._say, self.conditions(asked), guidance)
+        reveal = min(int((species < 0).sum(1).max()), evaluations // 2)
+        flow = max(1, evaluations - reveal)
+        before = round(self.reveal * flow) if reveal else 0
+        times = flow_times(flow).tolist()
+        for k, (start, end) in enumerate(itertools.pairwise(times)):
+            if k == before:
+                species = self._reveal(species, allowed, start, geometry, say, reveal, generator, progress)
+            out = say(species, start, geometry)
+            geometry = geometry[0] + (end - start) * out.coordinates, geometry[1] + (end - start) * out.lattice
             progress(1)
-        classes = (species - 1).clamp(min=0)
-        strain, fractional = self._noise(mask, embedded, generator)
-        times = flow_times(max(1, evaluations - reveal)).to(embedded)
-        for start, end in itertools.pairwise(times):
-            velocity = partial(self._velocity, classes, mask, start.expand(len(mask)), fractional, strain)
-            moving, straining = _guided(velocity, embedded, guidance)
-            fractional, strain = fractional + (end - start) * moving, strain + (end - start) * straining
-            progress(1)
-        lattice = lattice_of(strain * self.spread + self.center, mask.sum(1))
+        species = self._reveal(
+            species, allowed, 1.0, geometry, say, reveal if before == flow else 0, generator, progress
+        )
+        fractional, strain = geometry
+        lattice = lattice_of(strain * self.spread + self.center, (species != 0).sum(1))
         estimate = self._estimate(species, fractional, strain) * self.conditions.spread + self.conditions.mean
         return Cells(species, fractional % 1, lattice), estimate
 
     def _reveal(
-        self, species: Tensor, allowed: Tensor, embedded: Tensor, guidance: float, left: int, generator: torch.Generator
+        self,
+        species: Tensor,
+        allowed: Tensor,
+        time: float,
+        geometry: Geometry,
+        say: Callable[[Tensor, float, Geometry], Output],
+        evaluations: int,
+        generator: torch.Generator,
+        progress: Progress,
     ) -> Tensor:
-        """Choose the kind of a share ``1 / left`` of the atoms that are still hidden (-1), any of them."""
-        hidden, mask = species < 0, species != 0
-        classes = torch.where(hidden, CLASSES, (species - 1).clamp(min=0))
-        (logits,) = _guided(lambda e: (self.network.species(classes, mask, e).log_softmax(-1),), embedded, guidance)
-        chances = logits.masked_fill(~allowed, -torch.inf).softmax(-1)
-        drawn = torch.multinomial(chances.flatten(0, 1), 1, generator=generator).view_as(species) + 1
-        order = torch.rand(species.shape, device=species.device, generator=generator).masked_fill(~hidden, 2)
-        now = hidden & (order.argsort(1).argsort(1) < (hidden.sum(1) / left).ceil()[:, None])
-        return torch.where(now, drawn, species)
+        """Choose the kinds of the hidden atoms (-1), some of them, any of them, in each evaluation."""
+        for left in range(evaluations, 0, -1):
+            hidden = species < 0
+            chances = say(species, time, geometry).species.masked_fill(~allowed, -torch.inf).softmax(-1)
+            drawn = torch.multinomial(chances.flatten(0, 1), 1, generator=generator).view_as(species) + 1
+            order = torch.rand(species.shape, device=species.device, generator=generator).masked_fill(~hidden, 2)
+            now = order.argsort(1).argsort(1) < (hidden.sum(1) / left).ceil()[:, None]
+            species = torch.where(hidden & now, drawn, species)
+            progress(1)
+        return species
 
-    def _velocity(
-        self, classes: Tensor, mask: Tensor, time: Tensor, fractional: Tensor, strain: Tensor, embedded: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """How coordinates (B, N, 3) and lattice (B, 6) move."""
-        out = self._evaluate(classes, mask, time, embedded, fractional, strain)
-        return centred(out.coordinates, mask), out.lattice
-
-
-def _guided(evaluate: Callable[[Tensor], tuple[Tensor, ...]], embedded: Tensor, guidance: float) -> tuple[Tensor, ...]:
-    """Classifier-free guidance: from what is said without a condition towards, and beyond, what is said with it."""
-    asked = evaluate(embedded)
-    if guidance == 1:
-        return asked
-    return tuple(torch.lerp(n, a, guidance) for n, a in zip(evaluate(torch.zeros_like(embedded)), asked, strict=True))
+    def _say(self, condition: Tensor, guidance: float, species: Tensor, time: float, geometry: Geometry) -> Output:
+        """What the network says, by classifier-free guidance: from what it says without a condition towards, and beyond,
+        what it says with it."""
+        mask, (fractional, strain) = species != 0, geometry
+        classes = torch.where(species < 0, CLASSES, (species - 1).clamp(min=0))
+        times = condition.new_full((len(species),), time)
+        asked = self._evaluate(classes, mask, times, condition, fractional, strain)
+        if guidance != 1:
+            nothing = self._evaluate(classes, mask, times, torch.zeros_like(condition), fractional, strain)
+            asked = Output(*(torch.lerp(n, a, guidance) for n, a in zip(nothing, asked, strict=True)))
+        return asked._replace(coordinates=centred(asked.coordinates, mask))

@@ -25,11 +25,13 @@ class Output(NamedTuple):
     """What the network says of ``B`` crystals of ``N`` atoms.
 
     Attributes:
+        species: (B, N, K) logits.
         coordinates: (B, N, 3) a vector per atom in fractional coordinates.
         lattice: (B, 6)
         properties: (B, P) standardised.
     """
 
+    species: Tensor
     coordinates: Tensor
     lattice: Tensor
     properties: Tensor
@@ -54,8 +56,8 @@ class Block(nn.Module):
             nn.init.zeros_(self.modulation.weight)
             nn.init.zeros_(self.modulation.bias)
 
-    def forward(self, z: Tensor, pair: Tensor | None, absent: Tensor, context: Tensor) -> Tensor:
-        """z (B, N, width), pair (B, N, N, pair) if there is a geometry, absent (B, 1, 1, N) of no atom, context (B, width)."""
+    def forward(self, z: Tensor, pair: Tensor, absent: Tensor, context: Tensor) -> Tensor:
+        """z (B, N, width), pair (B, N, N, pair), absent (B, 1, 1, N) of no atom, context (B, width)."""
         batch, n, width = z.shape
         zero, one = z.new_zeros(1), z.new_ones(1)
         shift, scale, gate, shift2, scale2, gate2 = (
@@ -65,14 +67,10 @@ class Block(nn.Module):
         if self.asked is not None:
             qkv = qkv + self.asked(context)[:, None]
         q, k, v = qkv.view(batch, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        logits = q @ k.mT * q.shape[-1] ** -0.5
-        if pair is not None:
-            logits = logits + self.bias(pair).permute(0, 3, 1, 2)
+        logits = q @ k.mT * q.shape[-1] ** -0.5 + self.bias(pair).permute(0, 3, 1, 2)
         attention = torch.softmax(logits.masked_fill(absent, -1e9), -1)
-        values = attention @ v
-        if pair is not None:
-            seen = (attention.transpose(1, 2) @ pair).transpose(1, 2)
-            values = values + torch.einsum("bhip,hpd->bhid", seen, self.pair_values)
+        seen = (attention.transpose(1, 2) @ pair).transpose(1, 2)
+        values = attention @ v + torch.einsum("bhip,hpd->bhid", seen, self.pair_values)
         z = z + gate * self.out(values.transpose(1, 2).reshape(batch, n, width))
         return z + gate2 * self.mlp(self.norms[1](z) * (1 + scale2) + shift2)
 
@@ -113,7 +111,7 @@ class CrystalTransformer(nn.Module):
             self.initial = nn.Sequential(nn.Linear(2 * width, width), nn.SiLU(), nn.Linear(width, width))
         self.blocks = nn.ModuleList(Block(width, heads, pair, injection) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
-        self.species_out = nn.Linear(width, classes)
+        self.species = nn.Linear(width, classes)
         self.lattice = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 6))
         self.properties = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, properties))
         self.towards = nn.Linear(width, 2 * pair)
@@ -121,11 +119,6 @@ class CrystalTransformer(nn.Module):
         self.vectors = nn.Linear(pair, 3)
         for parameter in (*self.lattice[-1].parameters(), *self.vectors.parameters()):
             nn.init.zeros_(parameter)
-
-    def species(self, classes: Tensor, mask: Tensor, condition: Tensor) -> Tensor:
-        """Logits (B, N, K) of the species, seen without a geometry; arguments as in :meth:`forward`."""
-        time = condition.new_zeros(len(classes))
-        return self.species_out(self._atoms(classes, mask, self._context(mask, time, condition), None))
 
     def forward(
         self,
@@ -137,40 +130,37 @@ class CrystalTransformer(nn.Module):
         strain: Tensor,
         metric: Tensor,
     ) -> Output:
-        """How a geometry moves, and the properties it has.
+        """One evaluation.
 
         Args:
             classes: (B, N) kinds of the atoms.
             mask: (B, N) where there is an atom.
-            time: (B,) in [0, 1].
+            time: (B,) of the geometry, in [0, 1].
             condition: (B, width) embedded conditions.
             fractional: (B, N, 3)
             strain: (B, 6) standardised lattice.
             metric: (B, 3, 3) Angstrom^2.
         """
         pair = self._pairs(fractional, strain, metric)
-        z = self._atoms(classes, mask, self._context(mask, time, condition) + self.strain(strain), pair)
-        count = mask.sum(1, keepdim=True)
-        mean = (z * mask[..., None]).sum(1) / count
-        ours, theirs = self.towards(z).chunk(2, -1)
-        hidden = nn.functional.silu(ours[:, :, None] + theirs[:, None] + self.between(pair)) * mask[:, None, :, None]
-        return Output(self.vectors(hidden.sum(2) / count[..., None]), self.lattice(mean), self.properties(mean))
-
-    def _context(self, mask: Tensor, time: Tensor, condition: Tensor) -> Tensor:
-        """(B, width) time, conditions and number of atoms."""
-        count = mask.sum(1, keepdim=True).to(condition.dtype)
-        embedded = self.time(sinusoidal(1000 * time, condition.shape[-1])) + condition
-        return embedded + self.size(torch.cat([count / 20, 1 / count], -1))
-
-    def _atoms(self, classes: Tensor, mask: Tensor, context: Tensor, pair: Tensor | None) -> Tensor:
-        """(B, N, width) the atoms after all blocks."""
+        context = self._context(mask, time, condition) + self.strain(strain)
         z = self.atoms(classes)
         if "cdi" in self.injection:
             z = self.initial(torch.cat([z, context[:, None].expand_as(z)], -1))
         absent, context = ~mask[:, None, None], nn.functional.silu(context)
         for block in self.blocks:
             z = block(z, pair, absent, context)
-        return self.norm(z)
+        z, count = self.norm(z), mask.sum(1, keepdim=True)
+        mean = (z * mask[..., None]).sum(1) / count
+        ours, theirs = self.towards(z).chunk(2, -1)
+        hidden = nn.functional.silu(ours[:, :, None] + theirs[:, None] + self.between(pair)) * mask[:, None, :, None]
+        vectors = self.vectors(hidden.sum(2) / count[..., None])
+        return Output(self.species(z), vectors, self.lattice(mean), self.properties(mean))
+
+    def _context(self, mask: Tensor, time: Tensor, condition: Tensor) -> Tensor:
+        """(B, width) time, conditions and number of atoms."""
+        count = mask.sum(1, keepdim=True).to(condition.dtype)
+        embedded = self.time(sinusoidal(1000 * time, condition.shape[-1])) + condition
+        return embedded + self.size(torch.cat([count / 20, 1 / count], -1))
 
     def _pairs(self, fractional: Tensor, strain: Tensor, metric: Tensor) -> Tensor:
         """(B, N, N, pair) what every atom sees of every other."""
