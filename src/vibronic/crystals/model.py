@@ -1,12 +1,14 @@
-"""Our generator of crystals.
+"""Our generator of crystals: first where, then what.
 
-One transformer learns three things at once: how lattice and coordinates flow from noise to a crystal (flow matching, Lipman
-2023; on the torus as in FlowMM, Miller 2024), what hidden atoms are (masked diffusion, any of them hidden: Hoogeboom 2022,
-Sahoo 2024), and what properties a crystal has. The time of the flow and the number of hidden atoms are drawn independently, so
-that species may be chosen before, during or after the flow, or be given: a composition's structure, a chemical system and free
-generation are one model. Twenty evaluations are enough, because the ways of the flow are straight and as short as symmetry
-allows. Nothing turns, moves or reorders a crystal: the lattice is six invariant numbers (``cells.strain_of``), displacements
-have no drift.
+A crystal is drawn as ``p(N | y) p(L, F | N, y) p(A | L, F, y)`` for the conditions y: a skeleton of unnamed atoms, then their
+kinds, one after another, then the skeleton settles around them. What a crystal is worth depends on which atom sits on which site,
+so that the kinds are easiest to choose where the sites are known. One transformer learns it all: how lattice and coordinates flow
+from noise to a crystal, its atoms hidden or known (flow matching, Lipman 2023; on the torus as in FlowMM, Miller 2024), what
+hidden atoms are (masked diffusion: Hoogeboom 2022, Sahoo 2024), and what properties a crystal has. Where the species are given,
+the same flow predicts their structure.
+
+Twenty evaluations are enough, because the ways of the flow are straight and as short as symmetry allows. Nothing turns, moves
+or reorders a crystal: the lattice is six invariant numbers (``cells.strain_of``), displacements have no drift.
 """
 
 from __future__ import annotations
@@ -30,6 +32,10 @@ from vibronic.crystals.transformer import CrystalTransformer, Injection, Output
 WEIGHTS = {"species": 1.0, "coordinates": 10.0, "lattice": 1.0, "properties": 0.5}
 """Of the parts of the loss; a displacement on the torus has a variance of 1/12 per coordinate, the others are near 1."""
 
+SKELETON, NAMING = 0.35, 0.45
+"""Shares of the training crystals that teach the first two stages; the rest teaches the third."""
+
+_NEARLY = 0.15  # how far from the end of the flow names are learned: a generated skeleton is not quite a crystal's
 Geometry = tuple[Tensor, Tensor]
 """Fractional coordinates (B, N, 3) and standardised lattices (B, 6)."""
 
@@ -45,7 +51,7 @@ class CrystalDiffusion(CrystalGenerator):
         units: of targets that Vibronic does not know.
         width, depth, heads, pair, frequencies, injection: of the network (:class:`CrystalTransformer`).
         dropout: share of the training crystals shown without any condition, for guidance.
-        reveal: time of the flow, 0 to 1, at which the species are chosen.
+        settle: time of the flow, 0 (noise) to 1, to which a skeleton is taken back once its species are known.
     """
 
     kind = "crystal-diffusion"
@@ -76,7 +82,7 @@ class CrystalDiffusion(CrystalGenerator):
         frequencies: int = 8,
         injection: tuple[Injection, ...] = ("adaln",),
         dropout: float = 0.15,
-        reveal: float = 1.0,
+        settle: float = 0.7,
     ) -> None:
         config = {k: v for k, v in locals().items() if k not in ("self", "targets", "units", "__class__")}
         super().__init__(config, targets, units)
@@ -84,11 +90,11 @@ class CrystalDiffusion(CrystalGenerator):
             raise VibronicError(f"conditions enter by adaln, cdi, cds or several of them, not {list(injection)}")
         if not 0 <= dropout < 1:
             raise VibronicError(f"dropout is a share of the training crystals, at least 0 and below 1, not {dropout}")
-        if not 0 <= reveal <= 1:
-            raise VibronicError(f"reveal is a time of the flow between 0 and 1, not {reveal}")
+        if not 0 <= settle <= 1:
+            raise VibronicError(f"settle is a time of the flow between 0 and 1, not {settle}")
         if width % heads or width % 2:
             raise VibronicError(f"width must be even and a multiple of the heads, not {width} for {heads} heads")
-        self.dropout, self.reveal = dropout, reveal
+        self.dropout, self.settle = dropout, settle
         self.conditions = ConditionEmbedding(len(targets), width)
         self.network = CrystalTransformer(
             CLASSES, len(targets), width, depth, heads, pair, frequencies, tuple(injection)
@@ -109,9 +115,8 @@ class CrystalDiffusion(CrystalGenerator):
         generator = None if self.training else torch.Generator(device).manual_seed(0)
         asked, weight = self.conditions.draw(values, batch.labels["spacegroup"].long(), self.dropout, generator)
         known, mask = (cells.numbers - 1).clamp(min=0), cells.mask
-        hidden = self._hide(mask, generator)
+        hidden, time = self._stage(mask, generator)
         shown = known.masked_fill(hidden, CLASSES)
-        time = torch.rand(len(mask), device=device, generator=generator)
         fractional, strain = self._noise(mask, values, generator)
         gained = self._strain(cells) - strain
         fractional, moved = shortest_paths(fractional, cells.fractional, (shown + 1) * mask)
@@ -127,15 +132,21 @@ class CrystalDiffusion(CrystalGenerator):
         figures["properties"] = self._property_loss(cells, values, generator)
         return {"loss": sum((WEIGHTS[k] * v for k, v in figures.items()), torch.zeros((), device=device)), **figures}
 
-    def _hide(self, mask: Tensor, generator: torch.Generator | None) -> Tensor:
-        """(B, N) atoms whose kind is hidden: none of them in a quarter of the crystals, all in a quarter, else any number."""
+    def _stage(self, mask: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        """Hidden atoms (B, N) and time of the flow (B,), as one of the three stages of sampling has them.
+
+        SKELETON: all atoms hidden, any time. NAMING: any number hidden, near the end of the flow. SETTLING: none hidden, any
+        time.
+        """
 
         def uniform(*shape: int) -> Tensor:
             return torch.rand(*shape, device=mask.device, generator=generator)
 
+        stage, time, share = uniform(len(mask)), uniform(len(mask)), uniform(len(mask))
         order = uniform(*mask.shape).masked_fill(~mask, 2).argsort(1).argsort(1)
-        share = (2 * uniform(len(mask)) - 0.5).clamp(0, 1)
-        return mask & (order < (share * mask.sum(1)).round()[:, None])
+        skeleton, naming = stage < SKELETON, (stage >= SKELETON) & (stage < SKELETON + NAMING)
+        count = torch.where(naming, (share * mask.sum(1)).floor() + 1, torch.where(skeleton, mask.shape[1], 0))
+        return mask & (order < count[:, None]), torch.where(naming, 1 - _NEARLY * time**2, time)
 
     def _property_loss(self, cells: Cells, values: Tensor, generator: torch.Generator | None) -> Tensor:
         """Squared error of the standardised properties of nearly clean crystals, of a quarter of the batch."""
@@ -178,33 +189,32 @@ class CrystalDiffusion(CrystalGenerator):
         generator: torch.Generator,
         progress: Progress,
     ) -> tuple[Cells, Tensor]:
-        geometry = self._noise(species != 0, asked.value, generator)
-        say = partial(self._say, self.conditions(asked), guidance)
-        reveal = min(int((species < 0).sum(1).max()), evaluations // 2)
-        flow = max(1, evaluations - reveal)
-        before = round(self.reveal * flow) if reveal else 0
-        times = flow_times(flow).tolist()
-        for k, (start, end) in enumerate(itertools.pairwise(times)):
-            if k == before:
-                species = self._reveal(species, allowed, start, geometry, say, reveal, generator, progress)
-            out = say(species, start, geometry)
-            geometry = geometry[0] + (end - start) * out.coordinates, geometry[1] + (end - start) * out.lattice
-            progress(1)
-        species = self._reveal(
-            species, allowed, 1.0, geometry, say, reveal if before == flow else 0, generator, progress
+        say = partial(self._say, self.conditions(asked))
+        noise = partial(self._noise, species != 0, asked.value, generator)
+        given = not (species < 0).any()
+        naming = 0 if given else min(int((species < 0).sum(1).max()), evaluations // 4)
+        settling = 0 if given or self.settle == 1 else evaluations // 4
+        skeleton = max(1, evaluations - naming - settling)
+        geometry = _flow(partial(say, species), noise(), flow_times(skeleton), progress)
+        species = self._name(
+            species, allowed, partial(say, geometry=geometry, guidance=guidance), naming or 1, generator, progress
         )
+        if settling:
+            fractional, strain = noise()
+            fractional, way = shortest_paths(fractional, geometry[0], species)
+            back = fractional + self.settle * way, strain + self.settle * (geometry[1] - strain)
+            times = self.settle + (1 - self.settle) * flow_times(settling)
+            geometry = _flow(partial(say, species), back, times, progress)
         fractional, strain = geometry
         lattice = lattice_of(strain * self.spread + self.center, (species != 0).sum(1))
         estimate = self._estimate(species, fractional, strain) * self.conditions.spread + self.conditions.mean
         return Cells(species, fractional % 1, lattice), estimate
 
-    def _reveal(
+    def _name(
         self,
         species: Tensor,
         allowed: Tensor,
-        time: float,
-        geometry: Geometry,
-        say: Callable[[Tensor, float, Geometry], Output],
+        say: Callable[..., Output],
         evaluations: int,
         generator: torch.Generator,
         progress: Progress,
@@ -212,7 +222,9 @@ class CrystalDiffusion(CrystalGenerator):
         """Choose the kinds of the hidden atoms (-1), some of them, any of them, in each evaluation."""
         for left in range(evaluations, 0, -1):
             hidden = species < 0
-            chances = say(species, time, geometry).species.masked_fill(~allowed, -torch.inf).softmax(-1)
+            if not hidden.any():
+                return species
+            chances = say(species, 1.0).species.masked_fill(~allowed, -torch.inf).softmax(-1)
             drawn = torch.multinomial(chances.flatten(0, 1), 1, generator=generator).view_as(species) + 1
             order = torch.rand(species.shape, device=species.device, generator=generator).masked_fill(~hidden, 2)
             now = order.argsort(1).argsort(1) < (hidden.sum(1) / left).ceil()[:, None]
@@ -220,14 +232,29 @@ class CrystalDiffusion(CrystalGenerator):
             progress(1)
         return species
 
-    def _say(self, condition: Tensor, guidance: float, species: Tensor, time: float, geometry: Geometry) -> Output:
+    def _say(
+        self, condition: Tensor, species: Tensor, time: float, geometry: Geometry, guidance: float = 1.0
+    ) -> Output:
         """What the network says, by classifier-free guidance: from what it says without a condition towards, and beyond,
-        what it says with it."""
+        what it says with it.
+
+        Only the species are guided: they carry nearly all of what a condition asks for, and an exaggerated geometry is no
+        crystal any more.
+        """
         mask, (fractional, strain) = species != 0, geometry
         classes = torch.where(species < 0, CLASSES, (species - 1).clamp(min=0))
         times = condition.new_full((len(species),), time)
-        asked = self._evaluate(classes, mask, times, condition, fractional, strain)
+        said = self._evaluate(classes, mask, times, condition, fractional, strain)
         if guidance != 1:
             nothing = self._evaluate(classes, mask, times, torch.zeros_like(condition), fractional, strain)
-            asked = Output(*(torch.lerp(n, a, guidance) for n, a in zip(nothing, asked, strict=True)))
-        return asked._replace(coordinates=centred(asked.coordinates, mask))
+            said = said._replace(species=torch.lerp(nothing.species, said.species, guidance))
+        return said._replace(coordinates=centred(said.coordinates, mask))
+
+
+def _flow(say: Callable[[float, Geometry], Output], geometry: Geometry, times: Tensor, progress: Progress) -> Geometry:
+    """Move a geometry along its velocities, in straight steps."""
+    for start, end in itertools.pairwise(times.tolist()):
+        said = say(start, geometry)
+        geometry = geometry[0] + (end - start) * said.coordinates, geometry[1] + (end - start) * said.lattice
+        progress(1)
+    return geometry
