@@ -32,6 +32,7 @@ class Model(nn.Module):
         turns: losses that are minimised in turn, each batch giving one step to each of them.
         predicts: names of the targets of a kind that leaves no choice.
         generates: whether it makes structures instead of predicting properties of given ones.
+        distinct: whether it is to be shown equal crystals of a set only once.
         differentiable: whether its energy has derivatives, so that it gives forces without having learned them.
     """
 
@@ -40,6 +41,7 @@ class Model(nn.Module):
     turns: ClassVar[int] = 1
     predicts: ClassVar[tuple[str, ...]] = ()
     generates: ClassVar[bool] = False
+    distinct: ClassVar[bool] = False
     differentiable: ClassVar[bool] = False
     elements: Tensor
 

@@ -56,7 +56,9 @@ class CrystalDiffusion(CrystalGenerator):
 
     kind = "crystal-diffusion"
     evaluations = 20
+    guidance = 2.0
     bounds = True
+    distinct = True
     recipe: ClassVar[dict[str, Any]] = {
         "epochs": 600,
         "batch_size": 64,

@@ -232,6 +232,7 @@ def _parts(
     from rich.progress import track
 
     from vibronic.data import sources
+    from vibronic.data.cells import distinct
     from vibronic.data.dataset import labels_of, split
 
     def labelled(structures: list[Atoms], file: str) -> list[Atoms]:
@@ -245,6 +246,11 @@ def _parts(
         return found
 
     frames = labelled(frames, data)
+    if network.distinct:
+        kept = distinct(frames)
+        if len(kept) < len(frames):
+            say(f"{len(frames) - len(kept)} of {len(frames)} crystals are duplicates of others and left out")
+        frames = [frames[k] for k in kept]
     shares = [fractions[0], 0.0 if validation else fractions[1], 0.0 if test else fractions[2]]
     parts = iter(split(frames, [s for s in shares if s > 0], seed))
     fitted, chosen, scored = ([frames[k] for k in next(parts)] if s > 0 else [] for s in shares)

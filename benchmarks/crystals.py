@@ -1,0 +1,217 @@
+"""Speed and quality of the shipped generators of crystals.
+
+    python benchmarks/crystals.py [--parts speed minimum best range curve published carbon mp scaling] [--n 512] [--seeds 3]
+
+Properties are predicted by CDVAE's own models (vibronic.crystals.predictor finds or asks for their wheel), success rates use
+the published thresholds, uniqueness and novelty (against the rows the model was trained on) StructureMatcher. `minimum` asks for
+the lowest value of the training rows, as arXiv 2406.09263 does, and keeps every sample (`--keep all`); `best` is what a user
+gets from `vibronic generate --best`. One thread; CPU-seconds of this process. Each part replaces its own entry of
+benchmarks/results/crystals.json and leaves the others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import record
+from vibronic.crystals import metrics, predictor
+from vibronic.crystals.conditioning import EQUAL, Asked, Condition
+from vibronic.crystals.generator import CrystalGenerator
+from vibronic.crystals.model import CrystalDiffusion
+from vibronic.crystals.sampler import Request, generate
+from vibronic.learning import store
+
+SETS = {
+    "crystals-perov5": "perov-5",
+    "crystals-perov5-cds": "perov-5",
+    "crystals-carbon24": "carbon-24",
+    "crystals-mp20": "mp-20",
+}
+SHOWN = [
+    "valid_structure",
+    "valid_composition",
+    "unique",
+    "novel",
+    "sr5",
+    "sr10",
+    "sr15",
+    "sr5_all",
+    "sr10_all",
+    "sr15_all",
+    "sr5_best_of_10",
+    "sr10_best_of_10",
+    "sr15_best_of_10",
+    "hits",
+]
+
+
+def load(name: str) -> tuple[CrystalGenerator, metrics.Benchmark, predictor.Predictor]:
+    network = store.load(name)[0]
+    assert isinstance(network, CrystalGenerator)
+    return network, metrics.benchmark(SETS[name]), predictor.load(None, SETS[name])  # type: ignore[arg-type]
+
+
+def judged(name: str, n: int, seeds: int, value: float | None = None, **request: Any) -> dict[str, Any]:
+    """What comes of a request with several seeds: means over them, and each seed's own."""
+    network, known, predict = load(name)
+    column = network.memory.column(known.property)
+    value = float(column.min()) if value is None else value
+    if "best" not in request:
+        request["conditions"] = (Condition(known.property, EQUAL, value),)
+    asked = Request(**{"guidance": network.guidance, **request})
+    network.sample(  # imports and warm-up
+        torch.full((8, int(network.memory.counts.max())), -1), network.allowed(), _asked(8, value), 4, 1.0,
+        torch.Generator().manual_seed(0), lambda count: None,
+    )  # fmt: skip
+    runs, reference = [], network.memory.structures()
+    for seed in range(seeds):
+        made = generate(network, asked, n, seed)
+        rows, totals = metrics.evaluate(
+            made.crystals,
+            reference,
+            known.property,
+            predict,
+            known.thresholds,
+            coverage_sample=0,
+            progress=False,
+            seed=seed,
+        )
+        values = np.array([row[known.property] for row in rows if row["valid"]], dtype=float)
+        estimates = np.array([a.info.get(f"{known.property}_estimate", np.nan) for a in made.crystals])
+        estimates = estimates[[row["valid"] for row in rows]]
+        runs.append(
+            {
+                "seed": seed,
+                "crystals": len(made.crystals),
+                **{k: totals[k] for k in SHOWN},
+                **{f"{k}_95": [totals[f"{k}_low"], totals[f"{k}_high"]] for k in ("sr5", "hits")},
+                "hits_of_asked": totals["hits"] * len(made.crystals) / n,
+                "mean_absolute_deviation": float(np.nanmean(np.abs(values - value))) if "best" not in request else None,
+                "mae_of_own_estimate": float(np.nanmean(np.abs(estimates - values))) if len(values) else None,
+                "candidates": made.counts["candidates"],
+                "sampling_cpu_s_per_64": made.seconds["sampling"] / len(made.crystals) * 64,
+                "checking_cpu_s_per_64": made.seconds["checking"] / len(made.crystals) * 64,
+            }
+        )
+    numbers = {k for k, v in runs[0].items() if isinstance(v, float) and not np.isnan(v)}
+    mean = {k: float(np.mean([run[k] for run in runs])) for k in runs[0] if k in numbers}
+    print(
+        name,
+        request.get("best") or f"{known.property}={value:.3f}",
+        {k: round(v, 3) for k, v in mean.items()},
+        flush=True,
+    )
+    shown = {k: v for k, v in request.items() if k != "conditions"}
+    return {"model": name, "asked": value, **shown, "guidance": asked.guidance, "n": n, "mean": mean, "runs": runs}
+
+
+def _asked(n: int, value: float) -> Asked:
+    return Asked(torch.full((n, 1), value), torch.full((n, 1), EQUAL), torch.zeros(n, dtype=torch.long))
+
+
+def speed(n: int, seeds: int) -> dict[str, Any]:
+    """CPU-seconds of 64 crystals: the samples alone, and valid, new and different ones."""
+    return {keep: judged("crystals-perov5", 64, seeds, 0.0, keep=keep)["mean"] for keep in ("all", "new")}
+
+
+def minimum(n: int, seeds: int) -> dict[str, Any]:
+    return judged("crystals-perov5", n, seeds, keep="all")
+
+
+def best(n: int, seeds: int) -> dict[str, Any]:
+    return judged("crystals-perov5", n, seeds, best="heat_ref")
+
+
+def targets(n: int, seeds: int) -> list[dict[str, Any]]:
+    """Values across the range of the training rows; every sample, and those that a user gets."""
+    column = load("crystals-perov5")[0].memory.column("heat_ref")
+    points = [float(torch.quantile(column, share)) for share in (0.05, 0.25, 0.5, 0.75, 0.95)]
+    return [judged("crystals-perov5", n // 2, seeds, point, keep=keep) for point in points for keep in ("all", "new")]
+
+
+def curve(n: int, seeds: int) -> list[dict[str, Any]]:
+    """Quality against evaluations."""
+    return [judged("crystals-perov5", n // 2, 1, 0.0, keep="all", evaluations=k) for k in (5, 10, 20, 50, 100, 1000)]
+
+
+def published(n: int, seeds: int) -> list[dict[str, Any]]:
+    """The model of arXiv 2406.09263: all its 2,000 evaluations, and strides over them."""
+    return [
+        judged("crystals-perov5-cds", k, 1, keep="all", evaluations=e) for e, k in ((2000, 128), (200, 512), (50, 512))
+    ]
+
+
+def carbon(n: int, seeds: int) -> dict[str, Any]:
+    return {
+        "minimum": judged("crystals-carbon24", n // 2, seeds, keep="all"),
+        "best": judged("crystals-carbon24", n // 4, 1, best="energy_per_atom"),
+    }
+
+
+def mp(n: int, seeds: int) -> dict[str, Any]:
+    return {
+        "minimum": judged("crystals-mp20", n // 2, seeds, keep="all"),
+        "best": judged("crystals-mp20", n // 2, 1, best="formation_energy_per_atom"),
+    }
+
+
+def scaling(n: int, seeds: int) -> list[dict[str, Any]]:
+    """Seconds and memory of one crystal of N atoms, 16 at once, beside the operations it takes; weights do not matter."""
+    rows = []
+    for atoms in (5, 10, 20, 30, 40):
+        torch.manual_seed(0)
+        network = CrystalDiffusion(["heat_ref"]).eval()
+        network.elements = torch.arange(1, 101)
+        arguments = torch.full((16, atoms), -1), network.allowed(), _asked(16, 0.0), 20, 1.0
+        with FlopCounterMode(display=False) as counter:
+            network.sample(*arguments, torch.Generator().manual_seed(0), lambda count: None)
+        start = time.process_time()
+        network.sample(*arguments, torch.Generator().manual_seed(0), lambda count: None)
+        seconds = (time.process_time() - start) / 16
+        operations = counter.get_total_flops() / 16
+        square = torch.rand(1024, 1024)
+        begun = time.process_time()
+        for _ in range(20):
+            square @ square
+        floor = operations / (20 * 2 * 1024**3 / (time.process_time() - begun))
+        rows.append(
+            {
+                "atoms": atoms,
+                "cpu_s_per_crystal": seconds,
+                "gflop_per_crystal": operations / 1e9,
+                "floor_s_by_matrix_products": floor,
+                "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            }
+        )
+        print({k: round(v, 4) for k, v in rows[-1].items()}, flush=True)
+    return rows
+
+
+PARTS = {f.__name__: f for f in (speed, minimum, best, targets, curve, published, carbon, mp, scaling)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--n", type=int, default=512)
+    parser.add_argument("--seeds", type=int, default=3)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    for part in options.parts:
+        found = PARTS[part](options.n, options.seeds)
+        path = record.RESULTS / "crystals.json"
+        before = json.loads(path.read_text()) if path.exists() else {}
+        kept = {k: v for k, v in before.items() if k in PARTS}
+        record.write("crystals", kept | {part: found}, "python benchmarks/crystals.py")
+
+
+if __name__ == "__main__":
+    main()
