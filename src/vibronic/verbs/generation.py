@@ -81,7 +81,8 @@ def generate(
     from vibronic.data.dataset import write_structures
     from vibronic.learning import store
 
-    network = _on(store.load(model)[0], device)
+    network, card = store.load(model)
+    network = _on(network, device)
     if not isinstance(network, CrystalGenerator):
         raise VibronicError(f"{model} is a {network.kind}, which predicts and makes no crystals; see 'vibronic models'")
     request = _request(network, condition, best, composition, system, atoms, spacegroup, guidance, evaluations, keep)
@@ -123,6 +124,8 @@ def generate(
         f"{made.counts['unique']} of these different, {made.counts['novel']} of these new; "
         f"{made.seconds['sampling']:.1f} s of sampling, {made.seconds['checking']:.1f} s of checking)"
     )
+    if card.only:
+        say(card.only)
     return out
 
 
