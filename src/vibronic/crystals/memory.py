@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from ase import Atoms
 from torch import Tensor, nn
@@ -46,20 +47,27 @@ class Memory(nn.Module):
     def __len__(self) -> int:
         return len(self.counts)
 
-    def structures(self) -> list[Atoms]:
-        """The crystals, with their properties in ``info``."""
-        counts = self.counts.long().tolist()
-        numbers, fractional = self.numbers.cpu().split(counts), self.fractional.cpu().split(counts)
-        rows = self.values.double().tolist()
-        return [
-            Atoms(z, scaled_positions=f, cell=cell, pbc=True, info=dict(zip(self.properties, row, strict=True)))
-            for z, f, cell, row in zip(
-                [z.numpy() for z in numbers],
-                [f.double().numpy() for f in fractional],
-                self.lattice.double().cpu().numpy(),
-                rows,
-                strict=True,
+    def structures(self, like: Sequence[Atoms] | None = None) -> list[Atoms]:
+        """The crystals, with their properties in ``info``; those alone that have the reduced composition of one of ``like``."""
+        ends = np.cumsum(self.counts.long().cpu().numpy())
+        numbers, fractional = self.numbers.cpu().numpy(), self.fractional.double().cpu().numpy()
+        lattice, values = self.lattice.double().cpu().numpy(), self.values.double().tolist()
+        chosen: Sequence[int] = range(len(self))
+        if like is not None:
+            wanted = set(
+                _compositions(np.concatenate([[0], *(a.numbers for a in like)])[1:].astype(int), [len(a) for a in like])
             )
+            ours = _compositions(numbers, self.counts.tolist())
+            chosen = [k for k, composition in enumerate(ours) if composition in wanted]
+        return [
+            Atoms(
+                numbers[start:end],
+                scaled_positions=fractional[start:end],
+                cell=lattice[k],
+                pbc=True,
+                info=dict(zip(self.properties, values[k], strict=True)),
+            )
+            for k, start, end in ((k, ends[k] - int(self.counts[k]), ends[k]) for k in chosen)
         ]
 
     def column(self, name: str) -> Tensor:
@@ -85,3 +93,10 @@ class Memory(nn.Module):
             weights = torch.ones_like(weights)
         chosen = torch.multinomial(weights.float().to(generator.device), n, replacement=True, generator=generator)
         return self.counts.cpu().long()[chosen.cpu()]
+
+
+def _compositions(numbers: np.ndarray, counts: Sequence[int]) -> list[bytes]:
+    """The reduced composition of each of some crystals, as something to compare."""
+    table = np.zeros((len(counts), 128), dtype=np.uint8)
+    np.add.at(table, (np.repeat(np.arange(len(counts)), counts), numbers), 1)
+    return [row.tobytes() for row in table // np.gcd.reduce(table, axis=1, keepdims=True).clip(min=1)]

@@ -270,7 +270,7 @@ def _judge(found: list[Atoms], model: CrystalGenerator) -> None:
     for k, (atoms, first) in enumerate(zip(valid, unique(valid), strict=True)):
         atoms.info["unique"] = first == k
     fresh = [atoms for atoms in fresh if atoms.info["unique"]]
-    for atoms, new in zip(fresh, novel(fresh, model.memory.structures()), strict=True):
+    for atoms, new in zip(fresh, novel(fresh, model.memory.structures(like=fresh)), strict=True):
         atoms.info["novel"] = new
         atoms.info["spacegroup"] = space_group(atoms)
 
