@@ -180,7 +180,7 @@ class CrystalDiffusion(CrystalGenerator):
     ) -> tuple[Cells, Tensor]:
         geometry = self._noise(species != 0, asked.value, generator)
         say = partial(self._say, self.conditions(asked), guidance)
-        reveal = min(int((species < 0).sum(1).max()), evaluations // 2)
+        reveal = min(int((species < 0).sum(1).max()), max(1, evaluations // 2))
         flow = max(1, evaluations - reveal)
         before = round(self.reveal * flow) if reveal else 0
         times = flow_times(flow).tolist()
