@@ -118,8 +118,10 @@ def generate(
     counts = {"candidates": len(found)}
     counts |= {name: sum(a.info[name] for a in found) for name in ("valid", "unique", "novel")}
     if request.best:
-        estimate = np.array([found[k].info[f"{request.best}_estimate"] for k in kept])
-        kept = sorted(np.array(kept)[np.argsort(-estimate if request.highest else estimate)[:n]].tolist())
+        # A model without estimates has none to choose by: the first are taken.
+        estimate = np.array([found[k].info.get(f"{request.best}_estimate", 0.0) for k in kept])
+        order = np.argsort(-estimate if request.highest else estimate, kind="stable")
+        kept = sorted(kept[k] for k in order[:n])
     crystals = [found[k] for k in kept[:n]]
     for k, atoms in enumerate(crystals):
         atoms.info = {"id": f"{seed}-{k}", "seed": seed, **atoms.info}
