@@ -126,11 +126,20 @@ class ConditionEmbedding(nn.Module):
             found = found + embedded * (kind > NOTHING)[:, None]
         return found
 
-    def rank(self, values: Tensor) -> Tensor:
-        """Share of the training set below each value (B, P), within (0, 1)."""
+    def rank(self, values: Tensor, within: Tensor | float = 0.5) -> Tensor:
+        """Share of the training set below each value (B, P), within (0, 1).
+
+        Args:
+            within: place among those of equal value, 0 to 1 (B, P).
+        """
         count = self.ranked.shape[1]
-        places = torch.stack([torch.searchsorted(r, v.contiguous()) for r, v in zip(self.ranked, values.T)], 1)
-        return (places + 0.5).clamp(max=count - 0.5) / count
+        found = values.new_zeros(2, *values.shape)
+        for k, ranked in enumerate(self.ranked):
+            column = values[:, k].contiguous()
+            found[0, :, k] = torch.searchsorted(ranked, column)
+            found[1, :, k] = torch.searchsorted(ranked, column, right=True)
+        first, last = found[0], torch.maximum(found[1], found[0] + 1)
+        return (first + within * (last - first)).clamp(0.5, count - 0.5) / count
 
     def quantile(self, ranks: Tensor) -> Tensor:
         """Value (B, P) below which a share ``ranks`` (B, P) of the training set lies."""
@@ -159,7 +168,8 @@ class ConditionEmbedding(nn.Module):
         which = uniform(batch, properties)
         kind[which < 0.5] = AT_MOST
         kind[which < 0.25] = AT_LEAST
-        rank = self.rank(values)
+        # Among equals, as the metals of a set of band gaps, ranks are dealt out: as one they would weigh too much or nothing.
+        rank = self.rank(values, uniform(batch, properties))
         share = uniform(batch, properties)
         above, below = self.quantile(rank**share), self.quantile(1 - (1 - rank) ** share)
         above, below = torch.maximum(above, values), torch.minimum(below, values)
