@@ -106,7 +106,8 @@ class ConditionEmbedding(nn.Module):
     def prepare(self, values: Tensor) -> None:
         """Take ranges and ranks from the training set's values (S, P)."""
         self.ranked = values.T.sort(1).values.float().contiguous()
-        self.mean, self.spread = values.mean(0).float(), values.std(0, unbiased=False).clamp(min=1e-6).float()
+        mean = values.mean(0)
+        self.mean, self.spread = mean.float(), (values - mean).square().mean(0).sqrt().clamp(min=1e-6).float()
 
     def standardised(self, values: Tensor) -> Tensor:
         return (values - self.mean) / self.spread
@@ -145,7 +146,7 @@ class ConditionEmbedding(nn.Module):
         """Value (B, P) below which a share ``ranks`` (B, P) of the training set lies."""
         count = self.ranked.shape[1]
         places = (ranks * count).long().clamp(0, count - 1)
-        return torch.stack([r[p] for r, p in zip(self.ranked, places.T)], 1)
+        return self.ranked.gather(1, places.T).T
 
     def draw(
         self, values: Tensor, spacegroup: Tensor, dropout: float, generator: torch.Generator | None

@@ -140,9 +140,8 @@ def _conditions(model: CrystalGenerator, request: Request) -> tuple[list[Conditi
     conditions = list(request.conditions)
     for name in [c.name for c in conditions] + ([request.best] if request.best else []):
         if name not in memory.properties:
-            raise VibronicError(
-                f"the model knows nothing of '{name}'; it was trained on {', '.join(memory.properties)}"
-            )
+            known = ", ".join(memory.properties) or "no property"
+            raise VibronicError(f"the model knows nothing of '{name}'; it was trained on {known}")
     if request.best:
         share = 1 - BEST if request.highest else BEST
         bound = float(torch.quantile(memory.column(request.best), share))
