@@ -196,7 +196,8 @@ class _Candidates:
             raise VibronicError(f"the model knows cells of {known} atoms, not of {size}")
         groups = model.memory.spacegroups
         if request.spacegroup and not (groups == request.spacegroup).any():
-            common = torch.bincount(groups.long()).argsort(descending=True)[:5].tolist()
+            seen, often = groups.unique(return_counts=True)
+            common = seen[often.argsort(descending=True)][:5].tolist()
             raise VibronicError(
                 f"the training set has no crystal of space group {request.spacegroup}; its most common ones are "
                 f"{', '.join(map(str, common))}"
