@@ -285,7 +285,7 @@ def _worth(atoms: Atoms, request: Request, conditions: Sequence[Condition]) -> b
     if kept and request.spacegroup:
         kept = space_group(atoms) == request.spacegroup
     if kept and request.system:
-        kept = set(request.system) <= set(atoms.symbols)
+        kept = {z for part in request.system for z in _numbers(part)} <= set(atoms.numbers.tolist())
     # A bound is a promise: the model's own estimate must keep it.
     return bool(kept) and all(
         bool(c.met(torch.tensor(atoms.info.get(f"{c.name}_estimate", c.value)))) for c in conditions
