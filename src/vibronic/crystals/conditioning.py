@@ -187,9 +187,15 @@ class ConditionEmbedding(nn.Module):
 
 def beyond(conditions: Sequence[Condition], lows: dict[str, float], highs: dict[str, float]) -> list[str]:
     """What is to be said of values outside the training range, one sentence each."""
+
+    def within(c: Condition) -> bool:
+        low, high = lows[c.name], highs[c.name]
+        slack = 1e-6 * max(abs(low), abs(high))  # the range is known in single precision
+        return low - slack <= c.value <= high + slack
+
     return [
         f"{c} lies outside the training range of {c.name}, {lows[c.name]:.4g} to {highs[c.name]:.4g}: "
         "the nearest value that was seen is used"
         for c in conditions
-        if not lows[c.name] <= c.value <= highs[c.name]
+        if not within(c)
     ]
