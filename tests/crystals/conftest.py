@@ -92,3 +92,28 @@ def generator_name(request: pytest.FixtureRequest) -> str:
 def generator_model(generator_name: str) -> CrystalGenerator:
     """Every generator in turn."""
     return tiny(generator_name)
+
+
+def learned(kind: str, steps: int, rate: float = 5e-3, repeats: int = 4, **settings: object) -> CrystalGenerator:
+    """A model after some steps on the simple crystals, shown ``repeats`` times in each."""
+    torch.manual_seed(0)
+    model = store.build(kind, targets=["band_gap"], **settings)
+    assert isinstance(model, CrystalGenerator)
+    one = training_batch(model, simple_crystals())
+    model.prepare(one)
+    batch = Batch.collate([one] * repeats)
+    optimizer = torch.optim.Adam(model.parameters(), rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model.loss(batch)["loss"].backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def taught() -> Callable[..., CrystalGenerator]:
+    """Function that trains a model on the simple crystals."""
+    return learned
