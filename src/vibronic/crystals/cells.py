@@ -88,7 +88,8 @@ def strain_of(lattice: Tensor, n_atoms: Tensor) -> Tensor:
 
 def lattice_of(strain: Tensor, n_atoms: Tensor) -> Tensor:
     """Lattice vectors (B, 3, 3) from :func:`strain_of`: a along x, b in the xy plane, right-handed."""
-    return torch.linalg.cholesky(metric_of(strain, n_atoms).double()).to(strain.dtype)
+    # In double precision throughout: a metric rounded to single is not always positive definite.
+    return torch.linalg.cholesky(metric_of(strain.double(), n_atoms)).to(strain.dtype)
 
 
 def metric_of(strain: Tensor, n_atoms: Tensor) -> Tensor:

@@ -106,7 +106,8 @@ class ConditionEmbedding(nn.Module):
     def prepare(self, values: Tensor) -> None:
         """Take ranges and ranks from the training set's values (S, P)."""
         self.ranked = values.T.sort(1).values.float().contiguous()
-        self.mean, self.spread = values.mean(0).float(), values.std(0, unbiased=False).clamp(min=1e-6).float()
+        mean = values.mean(0)
+        self.mean, self.spread = mean.float(), (values - mean).square().mean(0).sqrt().clamp(min=1e-6).float()
 
     def standardised(self, values: Tensor) -> Tensor:
         return (values - self.mean) / self.spread
@@ -126,17 +127,26 @@ class ConditionEmbedding(nn.Module):
             found = found + embedded * (kind > NOTHING)[:, None]
         return found
 
-    def rank(self, values: Tensor) -> Tensor:
-        """Share of the training set below each value (B, P), within (0, 1)."""
+    def rank(self, values: Tensor, within: Tensor | float = 0.5) -> Tensor:
+        """Share of the training set below each value (B, P), within (0, 1).
+
+        Args:
+            within: place among those of equal value, 0 to 1 (B, P).
+        """
         count = self.ranked.shape[1]
-        places = torch.stack([torch.searchsorted(r, v.contiguous()) for r, v in zip(self.ranked, values.T)], 1)
-        return (places + 0.5).clamp(max=count - 0.5) / count
+        found = values.new_zeros(2, *values.shape)
+        for k, ranked in enumerate(self.ranked):
+            column = values[:, k].contiguous()
+            found[0, :, k] = torch.searchsorted(ranked, column)
+            found[1, :, k] = torch.searchsorted(ranked, column, right=True)
+        first, last = found[0], torch.maximum(found[1], found[0] + 1)
+        return (first + within * (last - first)).clamp(0.5, count - 0.5) / count
 
     def quantile(self, ranks: Tensor) -> Tensor:
         """Value (B, P) below which a share ``ranks`` (B, P) of the training set lies."""
         count = self.ranked.shape[1]
         places = (ranks * count).long().clamp(0, count - 1)
-        return torch.stack([r[p] for r, p in zip(self.ranked, places.T)], 1)
+        return self.ranked.gather(1, places.T).T
 
     def draw(
         self, values: Tensor, spacegroup: Tensor, dropout: float, generator: torch.Generator | None
@@ -159,7 +169,8 @@ class ConditionEmbedding(nn.Module):
         which = uniform(batch, properties)
         kind[which < 0.5] = AT_MOST
         kind[which < 0.25] = AT_LEAST
-        rank = self.rank(values)
+        # Among equals, as the metals of a set of band gaps, ranks are dealt out: as one they would weigh too much or nothing.
+        rank = self.rank(values, uniform(batch, properties))
         share = uniform(batch, properties)
         above, below = self.quantile(rank**share), self.quantile(1 - (1 - rank) ** share)
         above, below = torch.maximum(above, values), torch.minimum(below, values)
@@ -176,9 +187,15 @@ class ConditionEmbedding(nn.Module):
 
 def beyond(conditions: Sequence[Condition], lows: dict[str, float], highs: dict[str, float]) -> list[str]:
     """What is to be said of values outside the training range, one sentence each."""
+
+    def within(c: Condition) -> bool:
+        low, high = lows[c.name], highs[c.name]
+        slack = 1e-6 * max(abs(low), abs(high))  # the range is known in single precision
+        return low - slack <= c.value <= high + slack
+
     return [
         f"{c} lies outside the training range of {c.name}, {lows[c.name]:.4g} to {highs[c.name]:.4g}: "
         "the nearest value that was seen is used"
         for c in conditions
-        if not lows[c.name] <= c.value <= highs[c.name]
+        if not within(c)
     ]

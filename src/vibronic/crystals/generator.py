@@ -138,8 +138,6 @@ class CrystalGenerator(Model):
 
 def space_group(atoms: Atoms, tolerance: float = 0.1) -> int:
     """International number of a crystal's space group within ``tolerance`` Angstrom; 1 where none is found."""
-    import spglib
+    from vibronic.crystals import matching
 
-    cell = (atoms.cell.array, atoms.get_scaled_positions(), atoms.numbers)
-    found = spglib.get_spacegroup(cell, symprec=tolerance)
-    return int(found.rpartition("(")[2].rstrip(")")) if found else 1
+    return matching.space_group(atoms, tolerance) or 1

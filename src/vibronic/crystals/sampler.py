@@ -118,8 +118,10 @@ def generate(
     counts = {"candidates": len(found)}
     counts |= {name: sum(a.info[name] for a in found) for name in ("valid", "unique", "novel")}
     if request.best:
-        estimate = np.array([found[k].info[f"{request.best}_estimate"] for k in kept])
-        kept = sorted(np.array(kept)[np.argsort(-estimate if request.highest else estimate)[:n]].tolist())
+        # A model without estimates has none to choose by: the first are taken.
+        estimate = np.array([found[k].info.get(f"{request.best}_estimate", 0.0) for k in kept])
+        order = np.argsort(-estimate if request.highest else estimate, kind="stable")
+        kept = sorted(kept[k] for k in order[:n])
     crystals = [found[k] for k in kept[:n]]
     for k, atoms in enumerate(crystals):
         atoms.info = {"id": f"{seed}-{k}", "seed": seed, **atoms.info}
@@ -138,9 +140,8 @@ def _conditions(model: CrystalGenerator, request: Request) -> tuple[list[Conditi
     conditions = list(request.conditions)
     for name in [c.name for c in conditions] + ([request.best] if request.best else []):
         if name not in memory.properties:
-            raise VibronicError(
-                f"the model knows nothing of '{name}'; it was trained on {', '.join(memory.properties)}"
-            )
+            known = ", ".join(memory.properties) or "no property"
+            raise VibronicError(f"the model knows nothing of '{name}'; it was trained on {known}")
     if request.best:
         share = 1 - BEST if request.highest else BEST
         bound = float(torch.quantile(memory.column(request.best), share))
@@ -195,7 +196,8 @@ class _Candidates:
             raise VibronicError(f"the model knows cells of {known} atoms, not of {size}")
         groups = model.memory.spacegroups
         if request.spacegroup and not (groups == request.spacegroup).any():
-            common = torch.bincount(groups.long()).argsort(descending=True)[:5].tolist()
+            seen, often = groups.unique(return_counts=True)
+            common = seen[often.argsort(descending=True)][:5].tolist()
             raise VibronicError(
                 f"the training set has no crystal of space group {request.spacegroup}; its most common ones are "
                 f"{', '.join(map(str, common))}"
@@ -283,7 +285,7 @@ def _worth(atoms: Atoms, request: Request, conditions: Sequence[Condition]) -> b
     if kept and request.spacegroup:
         kept = space_group(atoms) == request.spacegroup
     if kept and request.system:
-        kept = set(request.system) <= set(atoms.symbols)
+        kept = {z for part in request.system for z in _numbers(part)} <= set(atoms.numbers.tolist())
     # A bound is a promise: the model's own estimate must keep it.
     return bool(kept) and all(
         bool(c.met(torch.tensor(atoms.info.get(f"{c.name}_estimate", c.value)))) for c in conditions

@@ -146,7 +146,8 @@ class CrystalDiffusion2024(CrystalGenerator):
         self.gaussian = GaussianDiffusion(steps)
         self.wrapped = WrappedDiffusion(steps, smallest, largest)
         self.uniform = UniformDiffusion(steps, CLASSES)
-        self.asked = nn.Linear(len(targets), width)
+        self.width = width
+        self.asked = nn.Linear(len(targets), width) if targets else None
         self.context = mlp(2 * width, width, width)
         self.atoms = nn.Sequential(nn.Embedding(CLASSES, width), nn.SiLU(), nn.Linear(width, width))
         self.initial = mlp(2 * width, width, width) if condition == "cdi" else None
@@ -162,7 +163,8 @@ class CrystalDiffusion2024(CrystalGenerator):
     def prepare(self, batch: Batch) -> None:
         super().prepare(batch)
         values = self.values(batch)
-        self.mean, self.spread = values.mean(0), values.std(0, unbiased=False).clamp(min=1e-6)
+        self.mean = values.mean(0)
+        self.spread = (values - self.mean).square().mean(0).sqrt().clamp(min=1e-6)
 
     def denoise(self, cells: Cells, t: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Noise of the lattice (B, 3, 3), score over its scale (B, N, 3), logits of the clean species (B, N, K).
@@ -172,8 +174,10 @@ class CrystalDiffusion2024(CrystalGenerator):
             t: (B,) times, 1 to T.
             values: (B, P) wanted properties.
         """
-        mask, width = cells.mask, self.asked.out_features
-        asked = self.asked((values - self.mean) / self.spread)
+        mask, width = cells.mask, self.width
+        asked = values.new_zeros(len(values), width)
+        if self.asked is not None:
+            asked = self.asked((values - self.mean) / self.spread)
         condition = self.context(torch.cat([sinusoidal(t, width), asked], -1))
         z = self.atoms((cells.numbers - 1).clamp(min=0))
         if self.initial is not None:

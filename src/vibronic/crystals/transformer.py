@@ -113,7 +113,9 @@ class CrystalTransformer(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.species = nn.Linear(width, classes)
         self.lattice = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 6))
-        self.properties = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, properties))
+        self.properties = (
+            nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, properties)) if properties else None
+        )
         self.towards = nn.Linear(width, 2 * pair)
         self.between = nn.Linear(pair, pair)
         self.vectors = nn.Linear(pair, 3)
@@ -154,7 +156,8 @@ class CrystalTransformer(nn.Module):
         ours, theirs = self.towards(z).chunk(2, -1)
         hidden = nn.functional.silu(ours[:, :, None] + theirs[:, None] + self.between(pair)) * mask[:, None, :, None]
         vectors = self.vectors(hidden.sum(2) / count[..., None])
-        return Output(self.species(z), vectors, self.lattice(mean), self.properties(mean))
+        properties = mean.new_zeros(len(mean), 0) if self.properties is None else self.properties(mean)
+        return Output(self.species(z), vectors, self.lattice(mean), properties)
 
     def _context(self, mask: Tensor, time: Tensor, condition: Tensor) -> Tensor:
         """(B, width) time, conditions and number of atoms."""

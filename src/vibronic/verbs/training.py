@@ -129,7 +129,7 @@ def train(
         store.check_free(out, network)
         fitted, chosen, scored = _parts(network, data, frames, validation, test, fractions, seed)
         say(f"structures: {len(fitted)} to fit, {len(chosen)} to validate, {len(scored)} to score")
-        if chosen and len(chosen) < 9:
+        if chosen and len(chosen) < 9 and not network.generates:
             say("fewer than 9 structures to validate: predictions will have no 90 % intervals")
         if scored and len(scored) < 5:
             say("few structures to score: the scores below say little")

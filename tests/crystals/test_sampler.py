@@ -1,0 +1,354 @@
+"""From requests to crystals: what is refused, what is kept, what is promised."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+
+from vibronic.core.batch import Batch
+from vibronic.core.errors import VibronicError
+from vibronic.crystals import sampler
+from vibronic.crystals.conditioning import Condition
+from vibronic.crystals.generator import CrystalGenerator
+from vibronic.crystals.sampler import Request, generate
+from vibronic.crystals.validity import composition_validity, structural_validity
+from vibronic.learning import store
+
+Ask = Callable[..., sampler.Generated]
+
+
+@pytest.fixture(scope="module")
+def trained(taught: Callable[..., CrystalGenerator]) -> CrystalGenerator:
+    """A small model after a hundred steps on the simple crystals, gaps 0 ... 7; it makes valid crystals now and then."""
+    return taught("crystal-diffusion", 60, repeats=2, width=24, depth=1, heads=2, pair=8, frequencies=3)
+
+
+@pytest.fixture
+def ask(trained: CrystalGenerator, monkeypatch: pytest.MonkeyPatch) -> Ask:
+    """Function that makes crystals, and gives up sooner than users would."""
+    monkeypatch.setattr(sampler, "TRIES", 8)
+
+    def made(*conditions: str, n: int = 4, seed: int = 0, **request: object) -> sampler.Generated:
+        asked = tuple(Condition.parse(c) for c in conditions)
+        return generate(trained, Request(conditions=asked, **{"evaluations": 8, "keep": "all", **request}), n, seed)
+
+    return made
+
+
+# --- what is refused ---
+
+
+@pytest.mark.parametrize(
+    ("conditions", "request_", "reason"),
+    [
+        (["hardness=1"], {}, "the model knows nothing of 'hardness'; it was trained on band_gap"),
+        ([], {"best": "hardness"}, "the model knows nothing of 'hardness'"),
+        (["band_gap=1", "band_gap>2"], {}, "'band_gap' is asked for twice"),
+        (["band_gap=1"], {"best": "band_gap"}, "'band_gap' is asked for twice"),
+        ([], {"composition": "UO2"}, "the model has never seen O, U; it was trained on"),
+        ([], {"system": ("Na", "H")}, "the model has never seen H;"),
+        ([], {"composition": "Quark"}, "'Quark' is no chemical formula; write it as"),
+        ([], {"composition": "NaCl("}, "is no chemical formula"),
+        ([], {"system": ("Salt",)}, "'Salt' is no chemical formula"),
+        ([], {"n_atoms": 9}, "the model knows cells of 1 to 3 atoms, not of 9"),
+        ([], {"n_atoms": 0}, "the model knows cells of 1 to 3 atoms, not of 0"),
+        ([], {"composition": "Na4Cl4"}, "the model knows cells of 1 to 3 atoms, not of 8"),
+        ([], {"spacegroup": 14}, r"no crystal of space group 14; its most common ones are 225"),
+        ([], {"composition": "NaCl", "system": ("Na", "Cl")}, "leave out the chemical system and the number of atoms"),
+        ([], {"composition": "NaCl", "n_atoms": 3}, "already says which atoms a cell holds, and that they are 2"),
+        ([], {"guidance": -0.5}, "the guidance is between 0 and 100, not -0.5"),
+        ([], {"guidance": float("nan")}, "the guidance is between 0 and 100"),
+        ([], {"evaluations": 0}, "at least 1 evaluation, not 0"),
+        ([], {"n": 0}, "at least 1, not 0"),
+    ],
+)
+def test_one_sentence_for_every_bad_request(ask: Ask, conditions: list[str], request_: dict, reason: str) -> None:
+    with pytest.raises(VibronicError, match=reason) as refused:
+        ask(*conditions, **request_)
+    assert len(str(refused.value).splitlines()) == 1
+
+
+def test_space_groups_that_are_listed_are_those_of_the_training_set(ask: Ask, batch_of, crystals) -> None:
+    with pytest.raises(VibronicError) as refused:
+        ask(spacegroup=14)
+    listed = [int(g) for g in str(refused.value).split("are ")[-1].split(",")]
+    assert sorted(listed) == [194, 216, 221, 225, 227]
+    one = store.build("crystal-diffusion", targets=[], width=8, depth=1, heads=2)
+    assert isinstance(one, CrystalGenerator)
+    one.prepare(batch_of(one, crystals[:1]))
+    with pytest.raises(VibronicError, match=r"its most common ones are 225$"):
+        generate(one, Request(spacegroup=14), 1)
+
+
+def test_a_value_out_of_range_is_told_with_the_range(ask: Ask) -> None:
+    made = ask("band_gap=12")
+    assert made.remarks == [
+        "band_gap=12 lies outside the training range of band_gap, 0 to 7: the nearest value that was seen is used"
+    ]
+    assert not ask("band_gap=7").remarks
+
+
+def test_the_ends_of_the_range_are_in_it(crystals: list[Atoms], batch_of) -> None:
+    """As people type them, whatever single precision makes of them."""
+    model = store.build("crystal-diffusion", targets=["band_gap"], width=8, depth=1, heads=2)
+    assert isinstance(model, CrystalGenerator)
+    for k, atoms in enumerate(crystals):
+        atoms.info["band_gap"] = 0.1 + 0.6 * k / 7  # neither 0.1 nor 0.7 is a number of single precision
+    model.prepare(batch_of(model, crystals))
+    for end in ("band_gap=0.1", "band_gap=0.7", "band_gap>0.1", "band_gap<0.7"):
+        request = Request(conditions=(Condition.parse(end),), keep="all", evaluations=1)
+        assert not generate(model, request, 1).remarks, end
+
+
+# --- what is kept ---
+
+
+def test_all_candidates_as_they_come(ask: Ask) -> None:
+    made = ask("band_gap=3", n=12)
+    assert len(made.crystals) == made.counts["candidates"] == 12
+    for k, atoms in enumerate(made.crystals):
+        assert atoms.info["id"] == f"0-{k}"
+        assert atoms.info["seed"] == 0
+        assert str(atoms.info["band_gap_asked"]) == "3"
+        assert np.isfinite(atoms.info["band_gap_estimate"])
+        assert atoms.info["valid"] == (structural_validity(atoms) and composition_validity(atoms.numbers))
+        assert atoms.info["valid"] >= atoms.info["unique"] >= atoms.info["novel"]
+    for name in ("valid", "unique", "novel"):
+        assert made.counts[name] == sum(a.info[name] for a in made.crystals)
+    assert set(made.seconds) == {"sampling", "checking"}
+
+
+def test_valid_ones(ask: Ask) -> None:
+    made = ask(n=6, keep="valid")
+    assert 0 < len(made.crystals) <= 6
+    assert all(a.info["valid"] for a in made.crystals)
+    assert made.counts["valid"] >= len(made.crystals)
+
+
+def test_new_ones(ask: Ask, trained: CrystalGenerator) -> None:
+    from vibronic.crystals.matching import novel, unique
+
+    made = ask(n=6, keep="new")
+    assert 0 < len(made.crystals) <= 6
+    assert all(a.info["valid"] and a.info["unique"] and a.info["novel"] for a in made.crystals)
+    assert all(novel(made.crystals, trained.memory.structures()))
+    assert unique(made.crystals) == list(range(len(made.crystals)))
+
+
+class Fixed(torch.nn.Module):
+    """In the place of a model's sampling: crystals handed out in turn, estimates 0, 1, 2, ..."""
+
+    def __init__(self, model: CrystalGenerator, crystals: list[Atoms], estimates: list[float] | None = None) -> None:
+        super().__init__()
+        self.crystals, self.estimates, self.done = crystals, estimates, 0
+        self.model, self.given = model, []
+
+    def sample(self, species, allowed, asked, evaluations, guidance, generator, progress):  # type: ignore[no-untyped-def]
+        from vibronic.crystals.cells import Cells
+
+        chosen = [(self.done + k) % len(self.crystals) for k in range(len(species))]
+        self.done += len(species)
+        batch = Batch.collate([Batch.from_atoms(self.crystals[k], 0.0) for k in chosen])
+        values = torch.tensor([[float("nan") if self.estimates is None else self.estimates[k]] for k in chosen])
+        self.given.append((species, asked, evaluations, guidance))
+        return Cells.from_batch(batch), values
+
+
+@pytest.fixture
+def handing_out(trained: CrystalGenerator, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Fixed]:
+    """Function that makes the model hand out given crystals."""
+
+    def hand_out(crystals: list[Atoms], estimates: list[float] | None = None) -> Fixed:
+        fixed = Fixed(trained, crystals, estimates)
+        monkeypatch.setattr(trained, "sample", fixed.sample)
+        return fixed
+
+    return hand_out
+
+
+def variants(crystals: list[Atoms]) -> list[Atoms]:
+    """A known crystal, a new one twice (once as another cell), one whose charges cannot balance, one whose atoms overlap."""
+    new = crystals[0].copy()
+    new.symbols[:] = ["Cs", "F"]
+    supercell = new.repeat((1, 1, 2))
+    odd = crystals[0].copy()
+    odd.symbols[:] = ["Ne", "F"]
+    overlapping = crystals[0].copy()
+    overlapping.positions[1] = overlapping.positions[0] + 0.1
+    return [crystals[0], new, supercell, odd, overlapping]
+
+
+def test_semantics_of_keep(ask: Ask, handing_out, crystals: list[Atoms]) -> None:
+    estimates = [3.0] * 5
+    handing_out(variants(crystals), estimates)
+    made = ask(n=5, keep="all", n_atoms=2)
+    assert [a.info["valid"] for a in made.crystals] == [True, True, True, False, False]
+    assert [a.info["unique"] for a in made.crystals] == [True, True, False, False, False]
+    assert [a.info["novel"] for a in made.crystals] == [False, True, False, False, False]
+    assert made.counts == {"candidates": 5, "valid": 3, "unique": 2, "novel": 1}
+    assert made.crystals[1].info["spacegroup"] == 225
+
+    handing_out(variants(crystals), estimates)
+    made = ask(n=2, keep="new", n_atoms=2)
+    assert [a.get_chemical_formula() for a in made.crystals] == ["CsF"]
+    assert made.counts["candidates"] == sampler.TRIES * 2
+    assert made.remarks[-1] == "1 of 2 crystals were found among 16 candidates"
+
+    handing_out(variants(crystals), estimates)
+    made = ask(n=7, keep="valid", n_atoms=2)
+    assert len(made.crystals) == 7
+    assert not made.remarks
+
+
+def test_no_valid_sample_at_all(ask: Ask, handing_out, crystals: list[Atoms]) -> None:
+    handing_out(variants(crystals)[3:], [1.0, 1.0])
+    for keep in ("new", "valid"):
+        made = ask(n=3, keep=keep)
+        assert made.crystals == []
+        assert made.counts["valid"] == 0
+        assert made.remarks == ["0 of 3 crystals were found among 24 candidates"]
+    made = ask(n=3, keep="valid", best="band_gap")
+    assert made.crystals == []
+
+
+def test_bounds_are_kept_by_the_estimate(ask: Ask, handing_out, crystals: list[Atoms]) -> None:
+    handing_out(crystals, [0.0, 1, 2, 3, 4, 5, 6, 7])
+    for bound, expected in (("band_gap<2", {0, 1, 2}), ("band_gap>=5", {5, 6, 7}), ("band_gap=3", set(range(8)))):
+        made = ask(bound, n=16, keep="valid")
+        assert {round(a.info["band_gap_estimate"]) for a in made.crystals} == expected
+    assert len(ask("band_gap<2", n=8, keep="all").crystals) == 8
+
+
+def test_a_bound_holds_for_a_trained_model(ask: Ask) -> None:
+    made = ask("band_gap<4", n=5, keep="valid")
+    assert made.crystals
+    assert all(a.info["band_gap_estimate"] <= 4 for a in made.crystals)
+    assert {a.info["band_gap_asked"] for a in made.crystals} == {"<=4"}
+
+
+def test_the_best_are_chosen_by_their_estimates(ask: Ask, handing_out, crystals: list[Atoms]) -> None:
+    new = []
+    for k, atoms in enumerate(crystals):  # eight new ones: other cells of other salts
+        salt = crystals[0].copy()
+        salt.symbols[:] = ["Cs" if k % 2 else "Na", "F" if k % 4 < 2 else "S" if k % 2 else "F"]
+        salt.set_cell(salt.cell * (1 + 0.01 * k), scale_atoms=True)
+        new.append(salt if k in (0, 1) else atoms)
+    fixed = handing_out(new, [0.0, 0.3, 9, 9, 9, 9, 9, 9])
+    made = ask(n=1, keep="new", best="band_gap")
+    assert [a.info["band_gap_estimate"] for a in made.crystals] == pytest.approx([0.0])
+    assert made.crystals[0].info["id"] == "0-0"
+    kind, value = fixed.given[0][1].kind, fixed.given[0][1].value
+    assert (kind == 2).all()  # at most, the lowest twentieth of 0 ... 7
+    assert float(value[0, 0]) == pytest.approx(0.35)
+    handing_out(new, [6.9, 7.5, 0, 0, 0, 0, 0, 0])
+    made = ask(n=1, keep="new", best="band_gap", highest=True)
+    assert [a.info["band_gap_estimate"] for a in made.crystals] == pytest.approx([7.5])
+
+
+def test_the_best_of_a_model_without_bounds_or_estimates(tiny_model) -> None:
+    model = tiny_model("2024-cds")
+    for highest, extreme in ((False, "0"), (True, "7")):
+        made = generate(model, Request(best="band_gap", highest=highest, keep="all", evaluations=4), 3)
+        assert len(made.crystals) == 3
+        assert {a.info["band_gap_asked"] for a in made.crystals} == {extreme}
+        assert all("band_gap_estimate" not in a.info for a in made.crystals)
+
+
+def test_a_chemical_system_is_kept_whole(ask: Ask, handing_out, crystals: list[Atoms]) -> None:
+    handing_out(crystals, [1.0] * 8)
+    for system in (("Zn", "S"), ("ZnS",)):
+        made = ask(n=2, keep="valid", system=system)
+        assert [set(a.symbols) for a in made.crystals] == [{"Zn", "S"}] * 2
+
+
+def test_a_space_group_is_kept(ask: Ask, handing_out, crystals: list[Atoms]) -> None:
+    fixed = handing_out(crystals, [1.0] * 8)
+    made = ask(n=2, keep="valid", spacegroup=221)
+    assert [a.get_chemical_formula() for a in made.crystals] == ["ClCs"] * 2
+    assert (fixed.given[0][1].spacegroup == 221).all()
+
+
+# --- sizes and randomness ---
+
+
+def test_what_is_asked_reaches_the_model(ask: Ask, handing_out, crystals: list[Atoms]) -> None:
+    fixed = handing_out(crystals[:1], [1.0])
+    ask("band_gap>1", n=3, guidance=2.5, evaluations=7, n_atoms=3)
+    species, asked, evaluations, guidance = fixed.given[0]
+    assert species.tolist() == [[-1] * 3] * 3
+    assert asked.kind.tolist() == [[3]] * 3
+    assert (evaluations, guidance) == (7, 2.5)
+    ask(n=2, composition="CaF2")
+    assert fixed.given[1][0].tolist() == [[20, 9, 9]] * 2
+
+
+def test_crystals_come_in_the_order_drawn_whatever_their_size(ask: Ask, trained: CrystalGenerator) -> None:
+    generator = torch.Generator().manual_seed(3)
+    counts = trained.memory.draw_counts(20, [], generator).tolist()
+    assert [len(a) for a in ask(n=20, seed=3).crystals] == counts
+    assert len(set(counts)) > 1
+
+
+def test_progress_adds_up(trained: CrystalGenerator) -> None:
+    told: list[float] = []
+    generate(trained, Request(keep="all", evaluations=8), 10, progress=told.append)
+    assert sum(told) == pytest.approx(10)
+
+
+def test_more_than_one_batch(ask: Ask, handing_out, crystals: list[Atoms], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampler, "_BATCH", 4)
+    handing_out(crystals, [1.0] * 8)
+    made = ask(n=11, keep="all")
+    assert len(made.crystals) == 11
+    assert [a.info["id"] for a in made.crystals] == [f"0-{k}" for k in range(11)]
+
+
+def test_numbers_of_atoms_follow_the_conditions(trained: CrystalGenerator) -> None:
+    """Of crystals with gaps 0 ... 7, Cu (3) has one atom and CaF2 (6) has three."""
+    memory = trained.memory
+
+    def drawn(*conditions: str) -> list[int]:
+        asked = [Condition.parse(c) for c in conditions]
+        counts = memory.draw_counts(4000, asked, torch.Generator().manual_seed(0))
+        return torch.bincount(counts, minlength=4)[1:].tolist()
+
+    assert np.array(drawn()) / 4000 == pytest.approx([1 / 8, 6 / 8, 1 / 8], abs=0.03)
+    assert drawn("band_gap<2") == [0, 4000, 0]
+    assert np.array(drawn("band_gap>6")) / 4000 == pytest.approx([0, 1 / 2, 1 / 2], abs=0.03)
+    near_three, near_six = np.array(drawn("band_gap=3")) / 4000, np.array(drawn("band_gap=6")) / 4000
+    assert near_three[0] > near_six[0]
+    assert near_six[2] > near_three[2]
+    assert sum(drawn("band_gap>99")) == 4000  # nothing is so: all are as good
+
+
+def test_numbers_of_atoms_of_a_large_training_set_are_those_near_the_value(tiny_model, batch_of) -> None:
+    from ase.build import bulk
+
+    found = []
+    for k in range(120):
+        atoms = bulk("Cu") if k % 2 else bulk("NaCl", "rocksalt", a=5.64)
+        atoms.info["band_gap"] = (0.0 if k % 2 else 5.0) + 0.001 * k
+        found.append(atoms)
+    model = tiny_model("adaln")
+    model.memory.prepare(*_cells(model, found))
+    for value, count in ((0.05, 1), (5.05, 2)):
+        asked = [Condition.parse(f"band_gap={value}")]
+        assert (model.memory.draw_counts(50, asked, torch.Generator().manual_seed(0)) == count).all()
+
+
+def _cells(model: CrystalGenerator, structures: list[Atoms]) -> tuple:
+    from vibronic.crystals.cells import Cells
+
+    batch = Batch.collate([Batch.from_atoms(a, 0.0, {"band_gap": a.info["band_gap"]}) for a in structures])
+    return Cells.from_batch(batch), model.values(batch), torch.ones(len(structures))
+
+
+def test_a_training_set_of_one_crystal(crystals: list[Atoms], batch_of) -> None:
+    model = store.build("crystal-diffusion", targets=["band_gap"], width=8, depth=1, heads=2)
+    assert isinstance(model, CrystalGenerator)
+    model.prepare(batch_of(model, crystals[:1]))
+    for condition in ("band_gap=0", "band_gap<0"):
+        request = Request(conditions=(Condition.parse(condition),), keep="all", evaluations=2)
+        assert len(generate(model, request, 2).crystals[0]) == 2
