@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vibronic.report.gallery import GALLERY
+from vibronic.report.html import Report
+
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on the PATH")
 
@@ -61,6 +64,22 @@ def test_plots_and_crystal_are_drawn(report, tmp_path):
     assert bromine.sum() > 2000, "the bromine atoms of the crystal are on the page"
     rows = np.flatnonzero(plotted.any(axis=1)), np.flatnonzero(bromine.sum(axis=1) > 20)
     assert np.median(rows[0]) < np.median(rows[1]), "the plots stand above the crystal"
+
+
+def test_a_gallery_draws_every_crystal(anti_perovskite, tmp_path):
+    """As many as pages hold: browsers take the first ones away where there are too many."""
+    page, picture = Report("Gallery"), tmp_path / "page.png"
+    lone = anti_perovskite[-1:]  # its one atom would leave most of the cell outside, were it not counted
+    page.gallery([*[(anti_perovskite, "A crystal.")] * (GALLERY - 1), (lone, "One atom.")])
+    page.write(tmp_path / "gallery.html")
+    dom, logged = browse(tmp_path / "gallery.html", tmp_path, "--dump-dom", f"--screenshot={picture}")
+    assert not logged
+    assert 'data-error="' not in dom
+    assert 'class="fallback"' not in dom
+    red, green, blue = (np.asarray(Image.open(picture).convert("RGB"), dtype=int)[..., c] for c in range(3))
+    rows = ((red > 2 * green + 40) & (red > 2 * blue + 40)).sum(axis=1) > 20
+    drawn = np.flatnonzero(np.diff(rows.astype(int)) == 1)
+    assert np.ptp(drawn) > 600, "bromine is seen in the first and in the last row"
 
 
 def test_without_webgl_the_crystal_is_a_sentence_and_the_plots_stay(report, tmp_path):

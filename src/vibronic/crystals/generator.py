@@ -14,6 +14,7 @@ from vibronic.core.batch import Batch
 from vibronic.core.errors import VibronicError
 from vibronic.core.model import Model
 from vibronic.core.targets import Target, target
+from vibronic.crystals import matching
 from vibronic.crystals.cells import Cells
 from vibronic.crystals.conditioning import Asked
 from vibronic.crystals.memory import Memory
@@ -138,6 +139,4 @@ class CrystalGenerator(Model):
 
 def space_group(atoms: Atoms, tolerance: float = 0.1) -> int:
     """International number of a crystal's space group within ``tolerance`` Angstrom; 1 where none is found."""
-    from vibronic.crystals import matching
-
     return matching.space_group(atoms, tolerance) or 1

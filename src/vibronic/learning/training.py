@@ -195,7 +195,8 @@ def fit(
                 devices=devices,
                 strategy="auto" if devices == 1 else _ddp(model),
                 max_epochs=how.epochs,
-                check_val_every_n_epoch=how.validate_every,
+                # A training shorter than the interval is validated at its end, or nothing would choose its weights.
+                check_val_every_n_epoch=min(how.validate_every, how.epochs),
                 gradient_clip_val=how.clip,
                 callbacks=callbacks,
                 plugins=_WholeCheckpoints(),

@@ -107,6 +107,17 @@ class Report:
         hint = '<span class="hint">drag to turn, click and scroll to zoom, double-click to reset</span>'
         self._caption("figure", f'{viewer}<p class="legend">{legend}{hint}</p>', caption)
 
+    def gallery(self, crystals: Iterable[tuple[Atoms, str]]) -> None:
+        """Structures side by side, each with its caption; browsers draw about 16 on a page.
+
+        Raises:
+            VibronicError: one cannot be drawn.
+        """
+        self._blocks.append('<div class="gallery">')
+        for atoms, caption in crystals:
+            self.crystal(atoms, caption)
+        self._blocks.append("</div>")
+
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[Any]], caption: str) -> None:
         """A table; columns of numbers are right aligned and floats share the decimals that their size deserves.
 

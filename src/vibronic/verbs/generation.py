@@ -1,4 +1,4 @@
-"""The verb ``generate``: new crystals from a model."""
+"""The verb ``generate``: new crystals from a model; and what ``train`` shows of a model that makes them."""
 
 from __future__ import annotations
 
@@ -117,6 +117,7 @@ def generate(
             "sampling_cpu_seconds": made.seconds["sampling"],
             "checking_cpu_seconds": made.seconds["checking"],
             "wall_seconds": time.perf_counter() - start,
+            "units": {t.name: t.unit for t in network.targets},
         }
         write_json(counts, record)
     say(
@@ -127,6 +128,37 @@ def generate(
     if card.only:
         say(card.only)
     return out
+
+
+def show(network: Model, folder: Path, seed: int) -> None:
+    """Samples of a generator that was just trained, their counts, and the page about it, in its folder.
+
+    The model is saved by then: whatever fails here is said, and costs the page, not the training.
+    """
+    from vibronic.crystals.generator import CrystalGenerator
+    from vibronic.crystals.showcase import showcase
+    from vibronic.data.dataset import write_structures
+    from vibronic.report import generated
+
+    if not isinstance(network, CrystalGenerator):
+        return
+    for stale in ("samples.json", "samples.extxyz"):  # of an earlier training
+        (folder / stale).unlink(missing_ok=True)
+    try:
+        say("sampling crystals for the report")
+        crystals, about = showcase(network, seed)
+        write_structures(folder / "samples.extxyz", crystals)
+        write_json(folder / "samples.json", about)
+        page = generated.write(folder)
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        say(f"no report, the model is complete: {reason}")
+        return
+    shares = about["metrics"]
+    say(
+        f"of {shares['n']} samples {shares['valid']:.0%} valid, {shares['valid_unique_novel']:.0%} valid, unique and new"
+    )
+    say(f"report: {page}")
 
 
 def _on(network: Model, device: str) -> Model:

@@ -150,18 +150,26 @@ OPTIONS = {name: takes for name, (_, takes) in _STUDIES.items()}
 
 
 def report(run: Path) -> Path:
-    """Write the HTML report of a study again from its folder, without computing anything.
+    """Write an HTML report again from the files of a run, without computing anything.
+
+      vibronic report runs/mine        # of a generator that 'vibronic train' made
+      vibronic report new.extxyz       # of crystals that 'vibronic generate' made: new.html
 
     Args:
-        run: folder of 'vibronic demo' or 'vibronic study'.
+        run: folder of 'vibronic demo' or 'vibronic study', or of a crystal-diffusion; or a file of 'vibronic generate'.
 
     Returns:
         The page.
     """
+    from vibronic.report import generated, generated_file
     from vibronic.studies import extrapolation_report, lcao_gcn_report, thermal_report
     from vibronic.studies.folder import belongs
 
-    if belongs(run, "lcao-gcn"):
+    if run.is_file():
+        page = generated_file.write(run)
+    elif (run / "config.json").is_file():
+        page = generated.write(run)
+    elif belongs(run, "lcao-gcn"):
         page = lcao_gcn_report.write(run)
     elif belongs(run, "extrapolation"):
         page = extrapolation_report.write(run)

@@ -144,6 +144,10 @@ def train(
             unit = f" {card.units[score]}" if card.units[score] != "1" else ""
             say(f"{score.replace('_', ' of ', 1)}: {value:.4g}{unit} ({len(scored)} unseen structures)")
     say(f"model: {out}")
+    if network.generates:
+        from vibronic.verbs.generation import show
+
+        show(network, out, seed)
     return out
 
 

@@ -61,10 +61,12 @@ function crystal(host, scene) {
   };
   viewer.setHoverable({}, true, show, hide);
 
-  const axes = [0, 1, 2].map((k) => scene.atoms.map((a) => a.xyz[k]));
+  // The cell counts too: atoms that fill a corner of it would leave the rest outside.
+  const ends = [...scene.atoms, ...corners(scene.cell).map((xyz) => ({ xyz }))];
+  const axes = [0, 1, 2].map((k) => ends.map((a) => a.xyz[k]));
   const centre = axes.map((values) => (Math.min(...values) + Math.max(...values)) / 2);
-  const reach = (a) => Math.hypot(...a.xyz.map((x, k) => x - centre[k])) + scene.elements[a.elem].radius;
-  const radius = Math.max(2, ...scene.atoms.map(reach)) + (scene.volume ? 1 : 0);
+  const reach = (a) => Math.hypot(...a.xyz.map((x, k) => x - centre[k])) + (scene.elements[a.elem]?.radius ?? 0);
+  const radius = Math.max(2, ...ends.map(reach)) + (scene.volume ? 1 : 0);
   viewer.setCameraParameters({ fov: FIELD_OF_VIEW });
   const reset = () => {
     viewer.zoomTo(); // for the clipping planes
@@ -89,6 +91,12 @@ function crystal(host, scene) {
   host.addEventListener("wheel", passing, { capture: true, passive: true });
   canvas.addEventListener("mousedown", () => canvas.focus({ preventScroll: true }));
   new ResizeObserver(() => viewer.resize()).observe(canvas);
+}
+
+function corners(cell) {
+  let found = [[0, 0, 0]];
+  for (const v of cell ?? []) found = [...found, ...found.map((p) => p.map((x, k) => x + v[k]))];
+  return cell ? found : [];
 }
 
 function outline(viewer, [a, b, c]) {
