@@ -35,6 +35,7 @@ class CrystalGenerator(Model):
     Attributes:
         memory: the training set.
         bounds: whether it can be asked for bounds on a property, not for values alone.
+        estimates: whether it says what properties its crystals have.
         evaluations, guidance: what a crystal takes where the user does not say.
     """
 
@@ -42,6 +43,7 @@ class CrystalGenerator(Model):
     evaluations: ClassVar[int]
     guidance: ClassVar[float] = 1.0
     bounds: ClassVar[bool] = False
+    estimates: ClassVar[bool] = False
 
     def __init__(self, config: dict[str, Any], targets: Sequence[str], units: dict[str, str] | None) -> None:
         known = [target(name, (units or {}).get(name, "1")) for name in targets]

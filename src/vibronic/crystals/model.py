@@ -58,6 +58,7 @@ class CrystalDiffusion(CrystalGenerator):
     evaluations = 20
     guidance = 2.0
     bounds = True
+    estimates = True
     distinct = True
     recipe: ClassVar[dict[str, Any]] = {
         "epochs": 600,

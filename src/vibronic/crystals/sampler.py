@@ -7,9 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
-import numpy as np
 import torch
 from ase import Atoms
 from ase.formula import Formula
@@ -29,9 +28,6 @@ BEST = 0.05
 TRIES = 20
 """Candidates for each crystal asked for, before fewer are delivered."""
 
-CHOICE = 4
-"""New crystals among which each of the best is chosen."""
-
 _BATCH = 256
 
 
@@ -50,6 +46,7 @@ class Request:
         guidance: see :meth:`CrystalGenerator.sample`.
         evaluations: of the network for each crystal.
         keep: new (valid, no duplicates, not in the training set), valid, or all candidates as they come.
+        choice: crystals worth keeping among which each of those that answer best, by the model's own estimate, is chosen.
     """
 
     conditions: tuple[Condition, ...] = ()
@@ -62,6 +59,7 @@ class Request:
     guidance: float = 1.0
     evaluations: int | None = None
     keep: Keep = "new"
+    choice: int = 4
 
 
 @dataclass
@@ -98,9 +96,12 @@ def generate(
     """
     if n < 1:
         raise VibronicError(f"-n is the number of crystals, at least 1, not {n}")
+    if request.choice < 1:
+        raise VibronicError(f"--choice is a number of crystals to choose from, at least 1, not {request.choice}")
     conditions, remarks = _conditions(model, request)
     draw = _Candidates(model, request, conditions, seed)
-    wanted = n * CHOICE if request.best and request.keep == "new" else n
+    wants = _wants(model, request)
+    wanted = n * request.choice if wants and request.keep != "all" else n
     found: list[Atoms] = []
     kept: list[int] = []
     seconds = {"sampling": 0.0, "checking": 0.0}
@@ -117,17 +118,31 @@ def generate(
         seconds["checking"] += time.process_time() - middle
     counts = {"candidates": len(found)}
     counts |= {name: sum(a.info[name] for a in found) for name in ("valid", "unique", "novel")}
-    if request.best:
-        # A model without estimates has none to choose by: the first are taken.
-        estimate = np.array([found[k].info.get(f"{request.best}_estimate", 0.0) for k in kept])
-        order = np.argsort(-estimate if request.highest else estimate, kind="stable")
-        kept = sorted(kept[k] for k in order[:n])
+    if wanted > n:
+        kept = sorted(sorted(kept, key=lambda k: sum(want(found[k].info) for want in wants))[:n])
     crystals = [found[k] for k in kept[:n]]
     for k, atoms in enumerate(crystals):
         atoms.info = {"id": f"{seed}-{k}", "seed": seed, **atoms.info}
     if len(crystals) < n:
         remarks.append(f"{len(crystals)} of {n} crystals were found among {len(found)} candidates")
     return Generated(crystals, counts, remarks, seconds)
+
+
+def _wants(model: CrystalGenerator, request: Request) -> list[Callable[[dict[str, Any]], float]]:
+    """What is told from the ``info`` of a crystal: how far the model's estimates are from each wish that names a value."""
+
+    def far(condition: Condition, info: dict[str, Any]) -> float:
+        spread = float(model.memory.column(condition.name).std(correction=0)) or 1.0
+        return abs(info[f"{condition.name}_estimate"] - condition.value) / spread
+
+    if not model.estimates:
+        return []
+    wishes: list[Callable[[dict[str, Any]], float]]
+    wishes = [partial(far, condition) for condition in request.conditions if condition.kind == EQUAL]
+    if request.best:
+        sign, key = -1.0 if request.highest else 1.0, f"{request.best}_estimate"
+        wishes.append(lambda info: sign * info[key])
+    return wishes
 
 
 def _conditions(model: CrystalGenerator, request: Request) -> tuple[list[Condition], list[str]]:

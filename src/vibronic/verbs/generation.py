@@ -33,6 +33,7 @@ def generate(
     guidance: float | None = None,
     evaluations: int | None = None,
     keep: Literal["new", "valid", "all"] = "new",
+    choice: int = 4,
     relax: str | None = None,
     cifs: Path | None = None,
     device: str = "auto",
@@ -54,8 +55,7 @@ def generate(
         model: model folder, or the name of a shipped model (see 'vibronic models').
         n: crystals to deliver.
         condition: NAME=VALUE, 'NAME<VALUE' or 'NAME>VALUE', one for each property.
-        best: property of which the lowest 5 % of the training set are wanted, or NAME:highest; the model then delivers
-            those that it estimates to be the best of four times as many.
+        best: property of which the lowest 5 % of the training set are wanted, or NAME:highest.
         composition: formula of a whole cell, whose structure is to be found: SrTiO3, or Sr2Ti2O6 for two formula units.
         system: elements that every crystal must hold, and no others.
         atoms: in a cell.
@@ -63,6 +63,8 @@ def generate(
         guidance: 1 takes conditions as learned, more exaggerates them; what suits the model where none is given.
         evaluations: of the network for each crystal; more are slower and finer.
         keep: new (valid, once each, not in the training set), valid, or all candidates as they come.
+        choice: crystals worth keeping from which each one delivered is chosen, by the model's own estimate of what was asked
+            for (values and --best); 1 takes them as they come. No choice with --keep all.
         relax: engine that relaxes positions and cell of every crystal (see 'vibronic doctor').
         cifs: folder for a CIF of every crystal.
         device: auto, cpu, cuda, ...
@@ -85,7 +87,9 @@ def generate(
     network = _on(network, device)
     if not isinstance(network, CrystalGenerator):
         raise VibronicError(f"{model} is a {network.kind}, which predicts and makes no crystals; see 'vibronic models'")
-    request = _request(network, condition, best, composition, system, atoms, spacegroup, guidance, evaluations, keep)
+    request = _request(
+        network, condition, best, composition, system, atoms, spacegroup, guidance, evaluations, keep, choice
+    )
     table, counts = out.with_suffix(".csv"), out.with_suffix(".json")
     config = {"model": model, "n": n, **asdict(request), "relax": relax, "device": device}
     config["conditions"] = condition
@@ -188,6 +192,7 @@ def _request(
     guidance: float | None,
     evaluations: int | None,
     keep: Keep,
+    choice: int,
 ) -> Request:
     """What was typed, as the sampler takes it."""
     from vibronic.crystals.conditioning import SPACE_GROUPS, Condition
@@ -209,6 +214,7 @@ def _request(
         guidance=network.guidance if guidance is None else guidance,
         evaluations=network.evaluations if evaluations is None else evaluations,
         keep=keep,
+        choice=choice,
     )
 
 

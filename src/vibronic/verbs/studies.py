@@ -33,7 +33,7 @@ def demo(out: Path = Path("vibronic-demo"), seed: int = 0, workers: int = 2) -> 
 
 
 def study(
-    name: Literal["thermal", "lcao-gcn", "extrapolation"],
+    name: Literal["thermal", "lcao-gcn", "extrapolation", "inverse-design"],
     crystals: list[str] | None = None,
     temperature: float = 300.0,
     engine: str = "sevennet",
@@ -47,6 +47,11 @@ def study(
     models: list[str] | None = None,
     large: int = 3000,
     epochs: int = 2,
+    sets: list[str] | None = None,
+    rows: int | None = None,
+    samples: int = 256,
+    evaluations: int = 200,
+    predictor: Path | None = None,
     gap: bool = True,
     out: Path = Path("vibronic-study"),
     seed: int = 0,
@@ -57,10 +62,12 @@ def study(
     thermal: do training sets made from lattice vibrations teach more than random ones of the same size?
     lcao-gcn: is a molecular graph convolution an LCAO with a poor basis, and what does a fuller one buy? (QM9)
     extrapolation: who predicts large molecules from small ones? (QM9)
+    inverse-design: which conditioning of a generator finds crystals of a wanted property? (Perov-5, Carbon-24, MP-20)
 
       vibronic study thermal --crystals NaCl my_crystal.cif --temperature 300 --sizes 12 24 48 --seeds 3
       vibronic study lcao-gcn --out runs/lcao-gcn --seeds 3
       vibronic study extrapolation --sizes 100 1000 11831 --models ridge qdf --large 116041
+      vibronic study inverse-design --sets perov-5 --steps 4000 --seeds 3
 
     A killed study goes on with the same command.
 
@@ -78,10 +85,17 @@ def study(
             extrapolation: 100, 300, 1000, of 11,831.
         seeds: how many; each has training sets and weights of its own.
         steps: optimiser steps of every network; thermal: else 300; lcao-gcn: else 940; extrapolation: of
-            SchNet, else 1000.
-        models: extrapolation: which of composition, ridge, qdf, schnet, qdf2020; all where none are given.
+            SchNet, else 1000; inverse-design: else 1500.
+        models: extrapolation: which of composition, ridge, qdf, schnet, qdf2020; all where none are given;
+            inverse-design: which of cdi, cds, vibronic; all where none are given.
         large: extrapolation: test molecules of 15 atoms or more, of 116,041.
         epochs: extrapolation: of qdf2020, whose authors trained for 2,000.
+        sets: inverse-design: which of perov-5, carbon-24, mp-20; all where none are given.
+        rows: inverse-design: most crystals of a set, drawn at random; all where none is given.
+        samples: inverse-design: crystals drawn from every model for every condition.
+        evaluations: inverse-design: of the published models' network for each crystal, of the paper's 2,000.
+        predictor: inverse-design: wheel or folder of CDVAE's property models; where they are installed, or in
+            VIBRONIC_DATA, if none is given.
         gap: thermal: also compare on the DFT band gaps of Ag3SBr that ship with the package.
         out: folder for everything, the report included.
         seed: the first seed.
@@ -138,11 +152,28 @@ def _extrapolation(out: Path, seeds: tuple[int, ...], workers: int, options: dic
     return extrapolation_report.write(out)
 
 
+def _inverse_design(out: Path, seeds: tuple[int, ...], workers: int, options: dict[str, Any]) -> Path:
+    from vibronic.studies import inverse_design, inverse_design_report
+
+    if predictor := options.pop("predictor", None):
+        options["predictor"] = str(predictor)
+    plan = inverse_design.Plan(seeds=seeds, **options)
+    with run_record(out, "study inverse-design", plan.described, seeds[0]) as record:
+        record["models"] = len(
+            {(r["set"], r["model"], r["seed"]) for r in inverse_design.run(plan, out, workers, say)["rows"]}
+        )
+    return inverse_design_report.write(out)
+
+
 _THERMAL = {"crystals", "temperature", "engine", "supercell", "statistics", "timestep", "test", "sizes", "steps", "gap"}
 _STUDIES: dict[str, tuple[Callable[[Path, tuple[int, ...], int, dict[str, Any]], Path], set[str]]] = {
     "thermal": (_thermal, _THERMAL),
     "lcao-gcn": (_lcao_gcn, {"test", "sizes", "steps"}),
     "extrapolation": (_extrapolation, {"test", "sizes", "steps", "models", "large", "epochs"}),
+    "inverse-design": (
+        _inverse_design,
+        {"sets", "models", "steps", "rows", "samples", "evaluations", "predictor"},
+    ),
 }
 """Every study: the function that runs it and writes its report, and the options it takes besides those of all."""
 
@@ -162,7 +193,7 @@ def report(run: Path) -> Path:
         The page.
     """
     from vibronic.report import generated, generated_file
-    from vibronic.studies import extrapolation_report, lcao_gcn_report, thermal_report
+    from vibronic.studies import extrapolation_report, inverse_design_report, lcao_gcn_report, thermal_report
     from vibronic.studies.folder import belongs
 
     if run.is_file():
@@ -173,6 +204,8 @@ def report(run: Path) -> Path:
         page = lcao_gcn_report.write(run)
     elif belongs(run, "extrapolation"):
         page = extrapolation_report.write(run)
+    elif belongs(run, "inverse-design"):
+        page = inverse_design_report.write(run)
     else:
         page = thermal_report.write(run)
     say(f"report: {page}")
