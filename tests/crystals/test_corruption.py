@@ -108,7 +108,7 @@ def test_a_single_step_back_is_the_textbook_one(t: int) -> None:
     alphas = cosine_alphas(50)
     beta = 1 - alphas[t] / alphas[t - 1]
     x, noise = torch.randn(4, 3, 3, dtype=torch.float64), torch.randn(4, 3, 3, dtype=torch.float64)
-    mean, variance = diffusion.posterior(x, noise, times(t, 4), times(t - 1, 4))
+    mean, variance = diffusion.posterior(x, diffusion.clean(x, noise, times(t, 4)), times(t, 4), times(t - 1, 4))
     assert variance.flatten().numpy() == pytest.approx(float(beta * (1 - alphas[t - 1]) / (1 - alphas[t])), rel=1e-9)
     expected = (x - beta / (1 - alphas[t]).sqrt() * noise) / (1 - beta).sqrt()
     assert torch.allclose(mean, expected, rtol=1e-6, atol=1e-6 * float(expected.abs().max()))
@@ -121,7 +121,7 @@ def test_a_stride_back_keeps_the_distribution(t: int, s: int) -> None:
     x = torch.tensor([4.0, -1.0]).double().expand(DRAWS, 2)
     noise = torch.randn(DRAWS, 2).double()
     there = diffusion(x, times(t, DRAWS), noise)
-    mean, variance = diffusion.posterior(there, noise, times(t, DRAWS), times(s, DRAWS))
+    mean, variance = diffusion.posterior(there, diffusion.clean(there, noise, times(t, DRAWS)), times(t, DRAWS), times(s, DRAWS))
     back = mean + variance.sqrt() * torch.randn(DRAWS, 2)
     alpha = float(cosine_alphas(100)[s])
     spread = math.sqrt(1 - alpha)
@@ -138,7 +138,7 @@ def test_strides_compose() -> None:
 
     def step(x: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
         alpha = a[int(t)]
-        return diffusion.posterior(x, (x - alpha.sqrt() * clean) / (1 - alpha).sqrt(), t, s)
+        return diffusion.posterior(x, clean, t, s)
 
     middle, first = step(x, t, s)
     mean, second = step(middle, s, r)

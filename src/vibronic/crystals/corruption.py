@@ -36,14 +36,18 @@ class GaussianDiffusion(nn.Module):
         alpha = _over(self.alphas[t], x)
         return alpha.sqrt() * x + (1 - alpha).sqrt() * noise
 
-    def posterior(self, x: Tensor, noise: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean (B, ...) and variance (B, 1, ...) of ``q(x_s | x_t, x_0)`` for the ``noise`` that is in x at time t.
+    def clean(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """x_0 (B, ...) from x at time t and the noise that is in it."""
+        alpha = _over(self.alphas[t], x)
+        return (x - (1 - alpha).sqrt() * noise) / alpha.sqrt()
+
+    def posterior(self, x: Tensor, clean: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean (B, ...) and variance (B, 1, ...) of ``q(x_s | x_t, x_0)`` for x at time t and x_0 ``clean``.
 
         For s = t - 1 the variance is ``beta_t (1 - abar_{t-1}) / (1 - abar_t)`` (Ho 2020, eq. 7).
         """
         alpha_t, alpha_s = _over(self.alphas[t], x), _over(self.alphas[s], x)
         ratio = alpha_t / alpha_s
-        clean = (x - (1 - alpha_t).sqrt() * noise) / alpha_t.sqrt()
         mean = alpha_s.sqrt() * (1 - ratio) / (1 - alpha_t) * clean + ratio.sqrt() * (1 - alpha_s) / (1 - alpha_t) * x
         return mean, (1 - ratio) * (1 - alpha_s) / (1 - alpha_t)
 

@@ -157,7 +157,7 @@ class CrystalDiffusion(CrystalGenerator):
         cells = Cells(cells.numbers[some], cells.fractional[some], cells.lattice[some])
         shake = torch.randn(cells.fractional.shape, device=values.device, generator=generator)
         estimate = self._estimate(cells.numbers, cells.fractional + _SHAKEN * shake, self._strain(cells))
-        return ((estimate - self.conditions.standardised(values[some])) ** 2).mean()
+        return ((estimate - self.conditions.standardised(values[some])) ** 2).sum() / max(1, estimate.numel())
 
     def _noise(self, mask: Tensor, like: Tensor, generator: torch.Generator | None) -> Geometry:
         """Where the flow starts: uniform coordinates (B, N, 3) and a standard normal lattice (B, 6)."""

@@ -7,7 +7,7 @@ wanted property either in its input (condition-dependent initialisation, CDI) or
 The paper leaves open what the defaults of :class:`CrystalDiffusion2024` settle, and further: two layers
 with SiLU in every MLP, hidden width d (4 d behind the attention); alpha and beta of each head their own; y standardised; the
 score divided by its root mean square (the same loss, see :class:`WrappedDiffusion`); a Langevin step of 1e-5 as in DiffCSP
-(Jiao 2023); a crystal's origin as it is in the data.
+(Jiao 2023); clean lattices estimated while sampling no larger than those of the training set; a crystal's origin as in the data.
 """
 
 from __future__ import annotations
@@ -230,6 +230,15 @@ class CrystalDiffusion2024(CrystalGenerator):
         if guidance != 1:
             raise VibronicError(f"the published model has no guidance: leave it at 1, not {guidance:g}")
 
+    def _bounded(self, lattice: Tensor) -> Tensor:
+        """Estimates of clean lattices (B, 3, 3), scaled back where they are larger than any of the training set.
+
+        At the first steps an error of the noise counts 10,000 times in the lattice, and nothing later brings a crystal back
+        that has become a gas. Scaling leaves the directions alone, so that a turned lattice stays a turned one.
+        """
+        size = lattice.norm(dim=(1, 2), keepdim=True)
+        return lattice * (self.memory.lattice.norm(dim=(1, 2)).max() / size).clamp(max=1)
+
     @torch.no_grad()
     def sample(
         self,
@@ -261,7 +270,9 @@ class CrystalDiffusion2024(CrystalGenerator):
             noise, score, logits = self.denoise(cells, t, asked.value)
             clean = logits.masked_fill(~allowed, -torch.inf).softmax(-1)
             a = draw(self.uniform.posterior(a, clean, t, s))
-            mean, variance = self.gaussian.posterior(lattice, noise, t, s)
+            mean, variance = self.gaussian.posterior(
+                lattice, self._bounded(self.gaussian.clean(lattice, noise, t)), t, s
+            )
             lattice = mean + variance.sqrt() * normal(b, 3, 3)
             fractional = self.wrapped.step(fractional, score, t, s, normal(*fractional.shape))
             progress(1)
