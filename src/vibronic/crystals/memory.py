@@ -79,7 +79,9 @@ class Memory(nn.Module):
                 weights = weights * condition.met(values)
             if condition.kind == EQUAL:
                 distance = (values - condition.value).abs()
-                width = torch.maximum(0.05 * values.std(unbiased=False), distance.sort().values[: min(20, len(self))].max())
+                width = torch.maximum(
+                    0.05 * values.std(unbiased=False), distance.sort().values[: min(20, len(self))].max()
+                )
                 weights = weights * torch.exp(-0.5 * (distance / width.clamp(min=1e-12)) ** 2)
         if not weights.sum() > 0:
             weights = torch.ones_like(weights)
