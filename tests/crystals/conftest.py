@@ -94,8 +94,8 @@ def generator_model(generator_name: str) -> CrystalGenerator:
     return tiny(generator_name)
 
 
-def learned(kind: str, steps: int, rate: float = 5e-3, repeats: int = 4, **settings: object) -> CrystalGenerator:
-    """A model after some steps on the simple crystals, shown ``repeats`` times in each."""
+def learned(kind: str, updates: int, rate: float = 5e-3, repeats: int = 4, **settings: object) -> CrystalGenerator:
+    """A model after some updates on the simple crystals, shown ``repeats`` times in each."""
     torch.manual_seed(0)
     model = store.build(kind, targets=["band_gap"], **settings)
     assert isinstance(model, CrystalGenerator)
@@ -103,8 +103,8 @@ def learned(kind: str, steps: int, rate: float = 5e-3, repeats: int = 4, **setti
     model.prepare(one)
     batch = Batch.collate([one] * repeats)
     optimizer = torch.optim.Adam(model.parameters(), rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for _ in range(steps):
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, updates)
+    for _ in range(updates):
         optimizer.zero_grad()
         model.loss(batch)["loss"].backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
