@@ -121,7 +121,9 @@ def test_a_stride_back_keeps_the_distribution(t: int, s: int) -> None:
     x = torch.tensor([4.0, -1.0]).double().expand(DRAWS, 2)
     noise = torch.randn(DRAWS, 2).double()
     there = diffusion(x, times(t, DRAWS), noise)
-    mean, variance = diffusion.posterior(there, diffusion.clean(there, noise, times(t, DRAWS)), times(t, DRAWS), times(s, DRAWS))
+    mean, variance = diffusion.posterior(
+        there, diffusion.clean(there, noise, times(t, DRAWS)), times(t, DRAWS), times(s, DRAWS)
+    )
     back = mean + variance.sqrt() * torch.randn(DRAWS, 2)
     alpha = float(cosine_alphas(100)[s])
     spread = math.sqrt(1 - alpha)

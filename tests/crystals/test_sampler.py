@@ -216,9 +216,16 @@ def test_no_valid_sample_at_all(ask: Ask, handing_out, crystals: list[Atoms]) ->
 def test_bounds_are_kept_by_the_estimate(ask: Ask, handing_out, crystals: list[Atoms]) -> None:
     handing_out(crystals, [0.0, 1, 2, 3, 4, 5, 6, 7])
     for bound, expected in (("band_gap<2", {0, 1, 2}), ("band_gap>=5", {5, 6, 7}), ("band_gap=3", set(range(8)))):
-        made = ask(bound, n=16, keep="valid")
+        made = ask(bound, n=16, keep="valid", choice=1)
         assert {round(a.info["band_gap_estimate"]) for a in made.crystals} == expected
     assert len(ask("band_gap<2", n=8, keep="all").crystals) == 8
+
+
+def test_of_several_the_nearest_are_chosen(ask: Ask, handing_out, crystals: list[Atoms]) -> None:
+    handing_out(crystals, [0.0, 1, 2, 3, 4, 5, 6, 7])
+    made = ask("band_gap=3", n=6, keep="valid", choice=4)
+    assert {round(a.info["band_gap_estimate"]) for a in made.crystals} <= {2, 3, 4}
+    assert len(ask("band_gap=3", n=6, keep="all", choice=4).crystals) == 6
 
 
 def test_a_bound_holds_for_a_trained_model(ask: Ask) -> None:
