@@ -139,7 +139,6 @@ def test_strides_compose() -> None:
     x, clean = torch.tensor([[0.3]]).double(), torch.tensor([[2.0]]).double()
 
     def step(x: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
-        alpha = a[int(t)]
         return diffusion.posterior(x, clean, t, s)
 
     middle, first = step(x, t, s)
