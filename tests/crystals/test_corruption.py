@@ -135,7 +135,6 @@ def test_strides_compose() -> None:
     """With the true x_0, one stride t -> r has the moments of t -> s -> r."""
     diffusion = GaussianDiffusion(100).double()
     t, s, r = (times(k, 1) for k in (70, 40, 10))
-    a = {k: diffusion.alphas[k] for k in (70, 40, 10)}
     x, clean = torch.tensor([[0.3]]).double(), torch.tensor([[2.0]]).double()
 
     def step(x: Tensor, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -52,6 +52,8 @@ class CrystalDiffusion(CrystalGenerator):
         width, depth, heads, pair, frequencies, injection: of the network (:class:`CrystalTransformer`).
         dropout: share of the training crystals shown without any condition, for guidance.
         settle: time of the flow, 0 (noise) to 1, to which a skeleton is taken back once its species are known.
+        guided: what guidance exaggerates. Species carry nearly all of what a condition asks for, where there are several, and
+            an exaggerated geometry is a crystal less often; of one element's crystals it is all there is.
     """
 
     kind = "crystal-diffusion"
@@ -86,6 +88,7 @@ class CrystalDiffusion(CrystalGenerator):
         injection: tuple[Injection, ...] = ("adaln",),
         dropout: float = 0.15,
         settle: float = 0.7,
+        guided: tuple[Literal["species", "geometry"], ...] = ("species",),
     ) -> None:
         config = {k: v for k, v in locals().items() if k not in ("self", "targets", "units", "__class__")}
         super().__init__(config, targets, units)
@@ -97,7 +100,9 @@ class CrystalDiffusion(CrystalGenerator):
             raise VibronicError(f"settle is a time of the flow between 0 and 1, not {settle}")
         if width % heads or width % 2:
             raise VibronicError(f"width must be even and a multiple of the heads, not {width} for {heads} heads")
-        self.dropout, self.settle = dropout, settle
+        if not set(guided) <= {"species", "geometry"}:
+            raise VibronicError(f"guided are species, geometry or both, not {list(guided)}")
+        self.dropout, self.settle, self.guided = dropout, settle, tuple(guided)
         self.conditions = ConditionEmbedding(len(targets), width)
         self.network = CrystalTransformer(
             CLASSES, len(targets), width, depth, heads, pair, frequencies, tuple(injection)
@@ -139,7 +144,7 @@ class CrystalDiffusion(CrystalGenerator):
         """Hidden atoms (B, N) and time of the flow (B,), as one of the three stages of sampling has them.
 
         SKELETON: all atoms hidden, any time. NAMING: any number hidden, near the end of the flow. SETTLING: none hidden, any
-        time.
+        time; the only stage there is for crystals of one element.
         """
 
         def uniform(*shape: int) -> Tensor:
@@ -149,6 +154,8 @@ class CrystalDiffusion(CrystalGenerator):
         order = uniform(*mask.shape).masked_fill(~mask, 2).argsort(1).argsort(1)
         skeleton, naming = stage < SKELETON, (stage >= SKELETON) & (stage < SKELETON + NAMING)
         count = torch.where(naming, (share * mask.sum(1)).floor() + 1, torch.where(skeleton, mask.shape[1], 0))
+        if len(self.elements) == 1:
+            return torch.zeros_like(mask), time
         return mask & (order < count[:, None]), torch.where(naming, 1 - _NEARLY * time**2, time)
 
     def _property_loss(self, cells: Cells, values: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -192,22 +199,24 @@ class CrystalDiffusion(CrystalGenerator):
         generator: torch.Generator,
         progress: Progress,
     ) -> tuple[Cells, Tensor]:
+        if int(allowed.sum()) == 1:  # of one element there is nothing to choose
+            species = torch.where(species < 0, allowed.nonzero()[0] + 1, species)
         say = partial(self._say, self.conditions(asked))
+        moves = partial(say, guidance=guidance if "geometry" in self.guided else 1.0)
+        names = partial(say, guidance=guidance if "species" in self.guided else 1.0)
         noise = partial(self._noise, species != 0, asked.value, generator)
         given = not (species < 0).any()
-        naming = 0 if given else min(int((species < 0).sum(1).max()), evaluations // 4)
+        naming = 0 if given else min(int((species < 0).sum(1).max()), max(1, evaluations // 4))
         settling = 0 if given or self.settle == 1 else evaluations // 4
         skeleton = max(1, evaluations - naming - settling)
-        geometry = _flow(partial(say, species), noise(), flow_times(skeleton), progress)
-        species = self._name(
-            species, allowed, partial(say, geometry=geometry, guidance=guidance), naming or 1, generator, progress
-        )
+        geometry = _flow(partial(moves, species), noise(), flow_times(skeleton), progress)
+        species = self._name(species, allowed, partial(names, geometry=geometry), naming, generator, progress)
         if settling:
             fractional, strain = noise()
             fractional, way = shortest_paths(fractional, geometry[0], species)
             back = fractional + self.settle * way, strain + self.settle * (geometry[1] - strain)
             times = self.settle + (1 - self.settle) * flow_times(settling)
-            geometry = _flow(partial(say, species), back, times, progress)
+            geometry = _flow(partial(moves, species), back, times, progress)
         fractional, strain = geometry
         lattice = lattice_of(strain * self.spread + self.center, (species != 0).sum(1))
         estimate = self._estimate(species, fractional, strain) * self.conditions.spread + self.conditions.mean
@@ -225,8 +234,6 @@ class CrystalDiffusion(CrystalGenerator):
         """Choose the kinds of the hidden atoms (-1), some of them, any of them, in each evaluation."""
         for left in range(evaluations, 0, -1):
             hidden = species < 0
-            if not hidden.any():
-                return species
             chances = say(species, 1.0).species.masked_fill(~allowed, -torch.inf).softmax(-1)
             drawn = torch.multinomial(chances.flatten(0, 1), 1, generator=generator).view_as(species) + 1
             order = torch.rand(species.shape, device=species.device, generator=generator).masked_fill(~hidden, 2)
@@ -235,22 +242,16 @@ class CrystalDiffusion(CrystalGenerator):
             progress(1)
         return species
 
-    def _say(
-        self, condition: Tensor, species: Tensor, time: float, geometry: Geometry, guidance: float = 1.0
-    ) -> Output:
+    def _say(self, condition: Tensor, species: Tensor, time: float, geometry: Geometry, guidance: float) -> Output:
         """What the network says, by classifier-free guidance: from what it says without a condition towards, and beyond,
-        what it says with it.
-
-        Only the species are guided: they carry nearly all of what a condition asks for, and an exaggerated geometry is no
-        crystal any more.
-        """
+        what it says with it."""
         mask, (fractional, strain) = species != 0, geometry
         classes = torch.where(species < 0, CLASSES, (species - 1).clamp(min=0))
         times = condition.new_full((len(species),), time)
         said = self._evaluate(classes, mask, times, condition, fractional, strain)
         if guidance != 1:
             nothing = self._evaluate(classes, mask, times, torch.zeros_like(condition), fractional, strain)
-            said = said._replace(species=torch.lerp(nothing.species, said.species, guidance))
+            said = Output(*(torch.lerp(n, a, guidance) for n, a in zip(nothing, said, strict=True)))
         return said._replace(coordinates=centred(said.coordinates, mask))
 
 
