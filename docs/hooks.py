@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
-HIDDEN = {"what", "question", "command", "machine", "versions", "units", "rows", "plan", "parity"}
+HIDDEN = {"what", "question", "command", "machine", "versions", "units", "rows", "runs", "plan", "parity"}
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
@@ -77,7 +77,7 @@ def table(columns: dict[str, Any]) -> list[str]:
 def flat(content: Any, name: str = "") -> Iterator[tuple[str, str]]:
     """Numbers and words of nested JSON with the path that leads to them."""
     if isinstance(content, dict):
-        for key, value in content.items():
+        for key, value in ((k, v) for k, v in content.items() if k not in HIDDEN):
             yield from flat(value, f"{name} / {key}" if name else str(key))
     elif isinstance(content, list) and any(isinstance(value, dict | list) for value in content):
         for k, value in enumerate(content):
