@@ -124,7 +124,8 @@ def speed(n: int, seeds: int) -> dict[str, Any]:
 
 def minimum(n: int, seeds: int) -> dict[str, Any]:
     """The task of arXiv 2406.09263: every sample as it comes, and those that a user gets, duplicates and known ones included or not."""
-    return {keep: judged("crystals-perov5", n, seeds, keep=keep) for keep in ("all", "valid", "new")}
+    found = {keep: judged("crystals-perov5", n, seeds, keep=keep) for keep in ("all", "valid")}
+    return found | {"new": judged("crystals-perov5", n // 8, 1, keep="new")}  # there is hardly anything new to find
 
 
 def best(n: int, seeds: int) -> dict[str, Any]:
@@ -135,7 +136,7 @@ def targets(n: int, seeds: int) -> list[dict[str, Any]]:
     """Values across the range of the training rows; every sample, and those that a user gets."""
     column = load("crystals-perov5")[0].memory.column("heat_ref")
     points = [float(torch.quantile(column, share)) for share in (0.05, 0.25, 0.5, 0.75, 0.95)]
-    return [judged("crystals-perov5", n // 2, seeds, point, keep=keep) for point in points for keep in ("all", "new")]
+    return [judged("crystals-perov5", n // 4, seeds, point, keep=keep) for point in points for keep in ("all", "new")]
 
 
 def curve(n: int, seeds: int) -> list[dict[str, Any]]:

@@ -47,7 +47,7 @@ def quiet() -> Iterator[None]:
         yield
 
 
-class _Known:
+class Known:
     """Crystals filed under their reduced formula; each is reduced once, and only when its formula is asked for.
 
     The matcher would reduce both crystals of every comparison again, which is most of its time.
@@ -98,7 +98,7 @@ def unique(structures: Sequence[Atoms]) -> list[int]:
     Raises:
         VibronicError: pymatgen is not installed.
     """
-    known, result = _Known(), []
+    known, result = Known(), []
     with quiet():
         for k, atoms in enumerate(structures):
             reduced: list[Any] = []
@@ -115,7 +115,7 @@ def novel(structures: Sequence[Atoms], reference: Sequence[Atoms]) -> list[bool]
     Raises:
         VibronicError: pymatgen is not installed.
     """
-    known = _Known()
+    known = Known()
     for k, atoms in enumerate(reference):
         known.add(k, atoms, [])
     with quiet():

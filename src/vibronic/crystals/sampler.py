@@ -17,7 +17,7 @@ from vibronic.core.errors import VibronicError
 from vibronic.crystals.cells import padded
 from vibronic.crystals.conditioning import AT_LEAST, AT_MOST, EQUAL, NOTHING, Asked, Condition, beyond
 from vibronic.crystals.generator import CrystalGenerator, space_group
-from vibronic.crystals.matching import novel, unique
+from vibronic.crystals.matching import Known, novel, quiet
 from vibronic.crystals.validity import composition_validity, structural_validity
 
 Keep = Literal["new", "valid", "all"]
@@ -104,16 +104,18 @@ def generate(
     wanted = n * request.choice if wants and request.keep != "all" else n
     found: list[Atoms] = []
     kept: list[int] = []
+    seen = Known()
     seconds = {"sampling": 0.0, "checking": 0.0}
-    while len(kept) < wanted and len(found) < TRIES * wanted:
+    while len(kept) < wanted and len(found) < TRIES * n:
         share = max(0.1, len(kept) / len(found)) if found else 1.0
-        few = min(_BATCH, TRIES * wanted - len(found), max(8, round(1.1 * (wanted - len(kept)) / share)))
+        few = min(_BATCH, TRIES * n - len(found), max(8, round(1.1 * (wanted - len(kept)) / share)))
         few = wanted if request.keep == "all" and wanted <= _BATCH else few
         start = time.process_time()
-        found += draw(few, progress)
+        fresh = draw(few, progress)
         middle = time.process_time()
-        _judge(found, model)
-        kept = [k for k, atoms in enumerate(found) if _worth(atoms, request, conditions)]
+        _judge(fresh, seen, model)
+        kept += [len(found) + k for k, atoms in enumerate(fresh) if _worth(atoms, request, conditions)]
+        found += fresh
         seconds["sampling"] += middle - start
         seconds["checking"] += time.process_time() - middle
     counts = {"candidates": len(found)}
@@ -277,17 +279,19 @@ def _numbers(formula: str) -> list[int]:
         raise VibronicError(f"'{formula}' is no chemical formula; write it as SrTiO3 or Sr2Ti2O6") from error
 
 
-def _judge(found: list[Atoms], model: CrystalGenerator) -> None:
-    """Say in ``info`` which candidates are valid, which are the first of their kind among the valid, and which are new."""
-    fresh = [atoms for atoms in found if "valid" not in atoms.info]
-    for atoms in fresh:
+def _judge(fresh: list[Atoms], seen: Known, model: CrystalGenerator) -> None:
+    """Say in ``info`` which new candidates are valid, which are the first of their kind among all valid ones so far (which
+    are in ``seen``), and which of these the training set does not hold."""
+    for k, atoms in enumerate(fresh):
         atoms.info["valid"] = structural_validity(atoms) and composition_validity(atoms.numbers)
         atoms.info["unique"] = atoms.info["novel"] = False
-    valid = [atoms for atoms in found if atoms.info["valid"]]
-    for k, (atoms, first) in enumerate(zip(valid, unique(valid), strict=True)):
-        atoms.info["unique"] = first == k
-    fresh = [atoms for atoms in fresh if atoms.info["unique"]]
-    for atoms, new in zip(fresh, novel(fresh, model.memory.structures(like=fresh)), strict=True):
+        reduced: list[Any] = []
+        with quiet():
+            if atoms.info["valid"] and seen.find(atoms, reduced) is None:
+                seen.add(k, atoms, reduced)
+                atoms.info["unique"] = True
+    first = [atoms for atoms in fresh if atoms.info["unique"]]
+    for atoms, new in zip(first, novel(first, model.memory.structures(like=first)), strict=True):
         atoms.info["novel"] = new
         atoms.info["spacegroup"] = space_group(atoms)
 
