@@ -1,6 +1,6 @@
 """Speed and quality of the shipped generators of crystals.
 
-    python benchmarks/crystals.py [--parts speed minimum best range curve published carbon mp scaling] [--n 512] [--seeds 3]
+    python benchmarks/crystals.py [--parts speed minimum best targets curve published mp scaling] [--n 512] [--seeds 3]
 
 Properties are predicted by CDVAE's own models (vibronic.crystals.predictor finds or asks for their wheel), success rates use
 the published thresholds, uniqueness and novelty (against the rows the model was trained on) StructureMatcher. `minimum` asks for
@@ -32,7 +32,6 @@ from vibronic.learning import store
 SETS = {
     "crystals-perov5": "perov-5",
     "crystals-perov5-cds": "perov-5",
-    "crystals-carbon24": "carbon-24",
     "crystals-mp20": "mp-20",
 }
 SHOWN = [
@@ -151,13 +150,6 @@ def published(n: int, seeds: int) -> list[dict[str, Any]]:
     ]
 
 
-def carbon(n: int, seeds: int) -> dict[str, Any]:
-    return {
-        "minimum": judged("crystals-carbon24", n // 2, seeds, keep="all"),
-        "best": judged("crystals-carbon24", n // 4, 1, best="energy_per_atom"),
-    }
-
-
 def mp(n: int, seeds: int) -> dict[str, Any]:
     return {
         "minimum": judged("crystals-mp20", n // 2, seeds, keep="all"),
@@ -197,7 +189,7 @@ def scaling(n: int, seeds: int) -> list[dict[str, Any]]:
     return rows
 
 
-PARTS = {f.__name__: f for f in (speed, minimum, best, targets, curve, published, carbon, mp, scaling)}
+PARTS = {f.__name__: f for f in (speed, minimum, best, targets, curve, published, mp, scaling)}
 
 
 def main() -> None:

@@ -79,17 +79,6 @@ MODELS |= {
         "crystals-perov5; trained for 110 epochs instead of the 3,000 of the paper, with a cosine schedule and averaged weights. 2,000 "
         "evaluations for a crystal, so that it is slow; --evaluations 200 takes ten times less.",
     },
-    "crystals-carbon24": {
-        **CRYSTALS,
-        "data": "carbon-24",
-        "condition": ["energy_per_atom"],
-        "model": {"guided": ["species", "geometry"]},
-        "training": Training(epochs=450, validate_every=50),
-        "only": "Carbon at 10 GPa, as in Carbon-24: most of what it makes are high-energy frameworks; estimates are the model's own, and poor.",
-        "says": "Makes carbon crystals of 6 to 24 atoms with a wanted energy per atom (PBE, 10 GPa). Carbon-24's validation file, which is "
-        "at hand, holds 2,032 crystals of which 408 are different; 367 of them were learned, so few that its estimates of energies of unseen "
-        "crystals are no better than their mean.",
-    },
     "crystals-mp20": {
         **CRYSTALS,
         "data": "mp-20",
