@@ -269,7 +269,9 @@ def _readme(model: Model, card: Card) -> str:
         "",
         *([card.summary, ""] if card.summary else []),
         *([card.only, ""] if card.only else []),
-        f"Predicts {targets}. {fitted:,} fitted numbers, cutoff {model.cutoff} Angstrom.",
+        f"Makes crystals that can be asked for {targets or 'nothing'}. {fitted:,} numbers, the crystals it learned among them."
+        if model.generates
+        else f"Predicts {targets}. {fitted:,} fitted numbers, cutoff {model.cutoff} Angstrom.",
         *(f"Zero of {name}: {what}." for name, what in card.references.items()),
         "",
         "## Data",

@@ -290,6 +290,7 @@ def models() -> list[dict[str, Any]]:
             "name": name,
             "targets": [
                 *(["density [e/Angstrom^3]"] if hasattr(network, "density_of") else []),
+                *(["crystals, by"] if network.generates else []),
                 *(f"{t.name} [{t.unit}]{zeros.get(t.name, '')}" for t in network.targets),
             ],
             "trained_on": f"{card.data['structures']:,} structures of {smallest} to {largest} atoms: {elements}",
@@ -303,7 +304,7 @@ def models() -> list[dict[str, Any]]:
         rows.append(row)
     shown = [[r["name"], "\n".join(r["targets"]), r["trained_on"], "\n".join(r["errors"])] for r in rows]
     console = Console(highlight=False)
-    console.print(_table(("shipped", "predicts", "trained on", "error on unseen ones"), shown))
+    console.print(_table(("shipped", "predicts or makes", "trained on", "error on unseen ones"), shown))
     for row in rows:
         console.print(f"{row['name']}: {row['summary']}\n", markup=False)
     kinds = [[kind, what] for kind, (_, _, what) in store.MODELS.items()]
