@@ -413,7 +413,7 @@ def test_several_properties(tiny_model: Tiny, batch_of: BatchOf, crystals: list[
 
 @pytest.mark.usefixtures("single")
 def test_guidance_one_is_no_guidance_and_zero_no_condition(tiny_model: Tiny) -> None:
-    model = tiny_model("adaln")
+    model = tiny_model("adaln", guided=("species", "geometry"))
     assert isinstance(model, CrystalDiffusion)
     species, one = torch.full((2, 3), -1), torch.ones(2, 1)
     none = torch.zeros(2, dtype=torch.long)

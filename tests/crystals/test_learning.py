@@ -27,7 +27,7 @@ def asked_one_by_one(model: CrystalGenerator, crystals: list[Atoms], evaluations
 
 def test_our_model_learns_eight_crystals(taught: Callable[..., CrystalGenerator], crystals: list[Atoms]) -> None:
     settings = {"width": 48, "depth": 2, "heads": 2, "pair": 16, "frequencies": 3, "dropout": 0.0}
-    model = taught("crystal-diffusion", 400, repeats=6, **settings)
+    model = taught("crystal-diffusion", 800, repeats=6, **settings)
     made = asked_one_by_one(model, crystals, 20, seed=0)
     assert match_rate(made, crystals)[0] == 1
     for atoms, target in zip(made, crystals, strict=True):
