@@ -67,7 +67,7 @@ def judged(name: str, n: int, seeds: int, value: float | None = None, **request:
         request["conditions"] = (Condition(known.property, EQUAL, value),)
     asked = Request(**{"guidance": network.guidance, **request})
     network.sample(  # imports and warm-up
-        torch.full((8, int(network.memory.counts.max())), -1), network.allowed(), _asked(8, value), 4, 1.0,
+        torch.full((8, int(network.memory.counts.max())), -1), network.allowed(), _asked(8, value, len(network.targets)), 4, 1.0,
         torch.Generator().manual_seed(0), lambda count: None,
     )  # fmt: skip
     runs, reference = [], network.memory.structures()
@@ -112,8 +112,9 @@ def judged(name: str, n: int, seeds: int, value: float | None = None, **request:
     return {"model": name, "asked": value, **shown, "guidance": asked.guidance, "n": n, "mean": mean, "runs": runs}
 
 
-def _asked(n: int, value: float) -> Asked:
-    return Asked(torch.full((n, 1), value), torch.full((n, 1), EQUAL), torch.zeros(n, dtype=torch.long))
+def _asked(n: int, value: float, properties: int = 1) -> Asked:
+    shape = n, properties
+    return Asked(torch.full(shape, value), torch.full(shape, EQUAL), torch.zeros(n, dtype=torch.long))
 
 
 def speed(n: int, seeds: int) -> dict[str, Any]:
