@@ -6,11 +6,13 @@ About five minutes each for the first two on one core, with 16 GB of memory; hal
 runs/NAME; what is shipped of it are the settings, the weights and the README.
 """
 
+import json
 import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import record
 from vibronic import verbs
 from vibronic.learning import store
 from vibronic.learning.recipe import Training
@@ -108,8 +110,18 @@ def main(names: list[str]) -> None:
         (SHIPPED / name).mkdir(parents=True, exist_ok=True)
         for file in ("config.json", "model.safetensors", "README.md"):
             shutil.copy(folder / file, SHIPPED / name / file)
+        _record(name, folder)
         size = (SHIPPED / name / "model.safetensors").stat().st_size
         print(f"{name}: {size / 1e6:.1f} MB")
+
+
+def _record(name: str, folder: Path) -> None:
+    """What the training cost, beside that of the others."""
+    run = json.loads((folder / "run.json").read_text())
+    path = record.RESULTS / "pretrained.json"
+    before = json.loads(path.read_text())["training"] if path.exists() else {}
+    cost = {"cpu_s": run["cpu_seconds"], "wall_s": run["seconds"], "date": run["date"][:10]}
+    record.write("pretrained", {"training": before | {name: cost}}, "python benchmarks/pretrained.py")
 
 
 if __name__ == "__main__":

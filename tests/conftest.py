@@ -1,6 +1,7 @@
-"""Fixtures shared by all tests: small crystals, and the folder of reference data where it is present."""
+"""Fixtures shared by all tests: small crystals, the folder of reference data where it is present, a verb that must fail."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ from ase import Atoms
 from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
+
+from vibronic.cli import main
 
 torch.set_num_threads(1)
 
@@ -51,3 +54,20 @@ def labelled_copper() -> list[Atoms]:
         atoms.info = {"band_gap": 1.0 + 0.1 * results["energy"], "parent": f"Cu-{k}", "method": "rattle"}
         frames.append(atoms)
     return frames
+
+
+@pytest.fixture
+def fails(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run a verb that must fail; returns the sentence."""
+
+    def run(*arguments: object) -> str:
+        capsys.readouterr()
+        assert main([str(a) for a in arguments]) == 2
+        said = capsys.readouterr().err.strip()
+        assert said.startswith("vibronic: ")
+        assert len(said.splitlines()) == 1
+        assert "Traceback" not in said
+        assert len(said) < 600
+        return said
+
+    return run

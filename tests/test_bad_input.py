@@ -21,23 +21,6 @@ from vibronic.data.dataset import write_structures
 Fails = Callable[..., str]
 
 
-@pytest.fixture
-def fails(capsys: pytest.CaptureFixture[str]) -> Fails:
-    """Run a verb that must fail; returns the sentence."""
-
-    def run(*arguments: object) -> str:
-        capsys.readouterr()
-        assert main([str(a) for a in arguments]) == 2
-        said = capsys.readouterr().err.strip()
-        assert said.startswith("vibronic: ")
-        assert len(said.splitlines()) == 1
-        assert "Traceback" not in said
-        assert len(said) < 600
-        return said
-
-    return run
-
-
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory, labelled_copper: list[Atoms]) -> Path:
     """A folder with good and bad files, and a good model."""

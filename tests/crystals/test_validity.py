@@ -12,7 +12,8 @@ from ase.data import chemical_symbols
 
 from vibronic.core.errors import VibronicError
 from vibronic.crystals import validity
-from vibronic.crystals.validity import composition_validity, reduced_composition, structural_validity
+from vibronic.crystals.validity import composition_validity, structural_validity
+from vibronic.data.cells import reduced_composition
 
 
 def numbers(formula: str) -> list[int]:

@@ -20,22 +20,6 @@ SHORT = ["--training.epochs", "2", "--training.batch_size", "8", "--device", "cp
 Fails = Callable[..., str]
 
 
-@pytest.fixture
-def fails(capsys: pytest.CaptureFixture[str]) -> Fails:
-    """Run a verb that must fail; returns the sentence."""
-
-    def run(*arguments: object) -> str:
-        capsys.readouterr()
-        assert main([str(a) for a in arguments]) == 2
-        said = capsys.readouterr().err.strip()
-        assert said.startswith("vibronic: ")
-        assert len(said.splitlines()) == 1
-        assert "Traceback" not in said
-        return said
-
-    return run
-
-
 def salts() -> list[Atoms]:
     """24 crystals of rock salt and caesium chloride, of several elements and sizes."""
     found = []

@@ -16,7 +16,8 @@ import numpy as np
 from ase import Atoms
 
 from vibronic.core.errors import VibronicError
-from vibronic.crystals.validity import Composition, library, reduced_composition, structural_validity
+from vibronic.crystals.validity import library, structural_validity
+from vibronic.data.cells import ANGLE_TOL, LTOL, STOL, Composition, reduced_composition
 
 
 def matcher() -> Any:
@@ -25,7 +26,8 @@ def matcher() -> Any:
     Raises:
         VibronicError: pymatgen is not installed.
     """
-    return library("pymatgen.analysis.structure_matcher").StructureMatcher(ltol=0.3, stol=0.5, angle_tol=10)
+    of = library("pymatgen.analysis.structure_matcher")
+    return of.StructureMatcher(ltol=LTOL, stol=STOL, angle_tol=ANGLE_TOL)
 
 
 def to_pymatgen(atoms: Atoms) -> Any:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from vibronic.crystals.cells import Cells
 from vibronic.crystals.conditioning import EQUAL, Condition
+from vibronic.data.cells import reduced_composition
 
 
 class Memory(nn.Module):
@@ -54,11 +55,9 @@ class Memory(nn.Module):
         lattice, values = self.lattice.double().cpu().numpy(), self.values.double().tolist()
         chosen: Sequence[int] = range(len(self))
         if like is not None:
-            wanted = set(
-                _compositions(np.concatenate([[0], *(a.numbers for a in like)])[1:].astype(int), [len(a) for a in like])
-            )
-            ours = _compositions(numbers, self.counts.tolist())
-            chosen = [k for k, composition in enumerate(ours) if composition in wanted]
+            wanted = {reduced_composition(atoms.numbers) for atoms in like}
+            own = np.split(numbers, ends[:-1])
+            chosen = [k for k, atoms in enumerate(own) if reduced_composition(atoms) in wanted]
         return [
             Atoms(
                 numbers[start:end],
@@ -95,10 +94,3 @@ class Memory(nn.Module):
             weights = torch.ones_like(weights)
         chosen = torch.multinomial(weights.float().to(generator.device), n, replacement=True, generator=generator)
         return self.counts.cpu().long()[chosen.cpu()]
-
-
-def _compositions(numbers: np.ndarray, counts: Sequence[int]) -> list[bytes]:
-    """The reduced composition of each of some crystals, as something to compare."""
-    table = np.zeros((len(counts), 128), dtype=np.uint8)
-    np.add.at(table, (np.repeat(np.arange(len(counts)), counts), numbers), 1)
-    return [row.tobytes() for row in table // np.gcd.reduce(table, axis=1, keepdims=True).clip(min=1)]

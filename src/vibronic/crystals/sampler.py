@@ -107,14 +107,15 @@ def generate(
     seen = Known()
     seconds = {"sampling": 0.0, "checking": 0.0}
     while len(kept) < wanted and len(found) < TRIES * n:
-        share = max(0.1, len(kept) / len(found)) if found else 1.0
-        few = min(_BATCH, TRIES * n - len(found), max(8, round(1.1 * (wanted - len(kept)) / share)))
-        few = wanted if request.keep == "all" and wanted <= _BATCH else few
+        few = wanted - len(kept)
+        if request.keep != "all":  # some will not be worth keeping, about as many as so far
+            share = max(0.1, len(kept) / len(found)) if found else 1.0
+            few = min(TRIES * n - len(found), max(8, round(1.1 * few / share)))
         start = time.process_time()
-        fresh = draw(few, progress)
+        fresh = draw(min(_BATCH, few), progress)
         middle = time.process_time()
         _judge(fresh, seen, model)
-        kept += [len(found) + k for k, atoms in enumerate(fresh) if _worth(atoms, request, conditions)]
+        kept += [len(found) + k for k, atoms in enumerate(fresh) if _worth(atoms, request, conditions, draw.system)]
         found += fresh
         seconds["sampling"] += middle - start
         seconds["checking"] += time.process_time() - middle
@@ -191,15 +192,15 @@ class _Candidates:
         if not 0 <= request.guidance < 100:
             raise VibronicError(f"the guidance is between 0 and 100, not {request.guidance}")
         self.composition = _numbers(request.composition) if request.composition else None
-        system = sorted({z for symbol in request.system for z in _numbers(symbol)}) or None
-        self._check(system)
-        self.allowed = model.allowed(system)
+        self.system = sorted({z for symbol in request.system for z in _numbers(symbol)})
+        self._check()
+        self.allowed = model.allowed(self.system or None)
         model.check(self._asked(1), request.guidance)
 
-    def _check(self, system: list[int] | None) -> None:
+    def _check(self) -> None:
         """Refuse sizes, elements and space groups that the training set did not hold."""
         model, request = self.model, self.request
-        model.check_elements(torch.tensor([*(self.composition or []), *(system or [])], dtype=torch.long))
+        model.check_elements(torch.tensor([*(self.composition or []), *self.system], dtype=torch.long))
         if self.composition and (request.system or request.n_atoms not in (None, len(self.composition))):
             raise VibronicError(
                 f"the composition {request.composition} already says which atoms a cell holds, and that they are "
@@ -296,15 +297,15 @@ def _judge(fresh: list[Atoms], seen: Known, model: CrystalGenerator) -> None:
         atoms.info["spacegroup"] = space_group(atoms)
 
 
-def _worth(atoms: Atoms, request: Request, conditions: Sequence[Condition]) -> bool:
+def _worth(atoms: Atoms, request: Request, conditions: Sequence[Condition], system: Sequence[int]) -> bool:
     """Whether a candidate is to be kept."""
     if request.keep == "all":
         return True
     kept = atoms.info["valid"] and (request.keep == "valid" or (atoms.info["unique"] and atoms.info["novel"]))
     if kept and request.spacegroup:
         kept = space_group(atoms) == request.spacegroup
-    if kept and request.system:
-        kept = {z for part in request.system for z in _numbers(part)} <= set(atoms.numbers.tolist())
+    if kept and system:
+        kept = set(system) <= set(atoms.numbers.tolist())
     # A bound is a promise: the model's own estimate must keep it.
     return bool(kept) and all(
         bool(c.met(torch.tensor(atoms.info.get(f"{c.name}_estimate", c.value)))) for c in conditions

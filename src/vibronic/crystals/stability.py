@@ -12,7 +12,8 @@ from ase.calculators.calculator import Calculator
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from vibronic.core.errors import VibronicError
-from vibronic.crystals.validity import reduced_composition, structural_validity
+from vibronic.crystals.validity import structural_validity
+from vibronic.data.cells import reduced_composition
 
 UNITS = {
     "energy_before": "eV/atom",

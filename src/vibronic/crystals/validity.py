@@ -8,10 +8,8 @@ stable crystal from one that is not.
 from __future__ import annotations
 
 import importlib
-from collections import Counter
 from collections.abc import Iterable
-from functools import cache, reduce
-from math import gcd
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -20,6 +18,7 @@ from ase.data import chemical_symbols
 
 from vibronic.core.errors import VibronicError
 from vibronic.core.neighbors import neighbor_list
+from vibronic.data.cells import Composition, reduced_composition
 
 MIN_DISTANCE = 0.5
 """Angstrom; atoms closer than this are no crystal."""
@@ -29,9 +28,6 @@ MIN_VOLUME = 0.1
 
 LARGEST = 1e6
 """Angstrom; numbers beyond have lost the digits that distances need."""
-
-Composition = tuple[tuple[int, int], ...]
-"""Atomic numbers, ascending, each with its count in the reduced formula."""
 
 
 def library(module: str) -> Any:
@@ -44,13 +40,6 @@ def library(module: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise VibronicError(f"{module.split('.')[0]} is not installed: pip install 'vibronic[crystals]'") from error
-
-
-def reduced_composition(numbers: Iterable[int]) -> Composition:
-    """The reduced formula of atomic numbers (N,), as a key to compare and to look up."""
-    counts = Counter(int(z) for z in numbers)
-    divisor = reduce(gcd, counts.values(), 0) or 1
-    return tuple((z, counts[z] // divisor) for z in sorted(counts))
 
 
 def structural_validity(atoms: Atoms) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,9 @@ from vibronic.core.targets import TARGETS
 
 SYMPREC = 1e-3
 """Angstrom; translations that hold to this are lattice vectors. Wider, cells of displaced atoms would lose their displacements."""
+
+Composition = tuple[tuple[int, int], ...]
+"""Atomic numbers, ascending, each with its count in the reduced formula."""
 
 LTOL, STOL, ANGLE_TOL = 0.3, 0.5, 10.0
 """Tolerances of pymatgen's StructureMatcher that the field uses for crystals that are the same."""
@@ -165,7 +168,7 @@ def distinct(
     # Of every kind of cell the ones found, those met most often first: most structures are one of them.
     found: dict[tuple[int, ...], list[_Known]] = {}
     first = []
-    formulas = [_ratios(atoms) for atoms in structures]
+    formulas = [reduced_composition(atoms.numbers) for atoms in structures]
     often = Counter(formulas)
     for k, atoms in enumerate(track(structures, "Comparing crystals", transient=True)):
         if not atoms.pbc.all() or abs(atoms.cell.volume) < 1e-3:
@@ -192,10 +195,10 @@ def distinct(
     return first
 
 
-def _ratios(atoms: Atoms) -> tuple[tuple[int, int], ...]:
-    """The reduced formula, as elements and numbers."""
-    counts = Counter(atoms.numbers.tolist())
-    share = math.gcd(*counts.values())
+def reduced_composition(numbers: Iterable[int]) -> Composition:
+    """The reduced formula of atomic numbers (N,), as a key to compare and to look up."""
+    counts = Counter(int(z) for z in numbers)
+    share = math.gcd(*counts.values()) or 1
     return tuple(sorted((element, count // share) for element, count in counts.items()))
 
 
