@@ -32,7 +32,7 @@ from vibronic.crystals.transformer import CrystalTransformer, Injection, Output
 WEIGHTS = {"species": 1.0, "coordinates": 10.0, "lattice": 1.0, "properties": 0.5}
 """Of the parts of the loss; a displacement on the torus has a variance of 1/12 per coordinate, the others are near 1."""
 
-SKELETON, NAMING = 0.35, 0.45
+SKELETON, NAMING = 0.45, 0.35
 """Shares of the training crystals that teach the first two stages; the rest teaches the third."""
 
 _NEARLY = 0.15  # how far from the end of the flow names are learned: a generated skeleton is not quite a crystal's
