@@ -41,7 +41,7 @@ class Model(nn.Module):
     turns: ClassVar[int] = 1
     predicts: ClassVar[tuple[str, ...]] = ()
     generates: ClassVar[bool] = False
-    distinct: ClassVar[bool] = False
+    distinct: bool = False
     differentiable: ClassVar[bool] = False
     elements: Tensor
 
