@@ -1,5 +1,6 @@
 """Conditions: what people type, and what a model learns from bounds that were drawn in training."""
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -223,3 +224,20 @@ def test_without_properties() -> None:
     assert drawn.value.shape == drawn.kind.shape == (10, 0)
     assert (weight == 1).all()
     assert network(drawn).shape == (10, 8)
+
+
+def test_likelihood_of_estimates() -> None:
+    """Of a normal error: its density for a value, its distribution for a bound, nothing for what is not asked."""
+    from scipy.stats import norm
+
+    value = torch.tensor([[1.0, 9.0]]).expand(4, 2)
+    kind = torch.tensor([[EQUAL, NOTHING], [AT_MOST, NOTHING], [AT_LEAST, NOTHING], [NOTHING, NOTHING]])
+    asked = Asked(value, kind, torch.zeros(4, dtype=torch.long))
+    estimate = torch.tensor([[-0.4, 5.0], [0.3, -2.0], [0.8, 0.0]]).expand(4, 3, 2)
+    found = asked.likelihood(lambda v: v / 2, estimate, 0.3).numpy()
+    away = (0.5 - estimate[0, :, 0].numpy()) / 0.3
+    expected = [norm.logpdf(away) - norm.logpdf(0), norm.logcdf(away), norm.logsf(away), 0 * away]
+    assert np.allclose(found, expected, rtol=1e-5)
+    both = Asked(value[:1], torch.full((1, 2), EQUAL), torch.zeros(1, dtype=torch.long))
+    second = norm.logpdf((4.5 - estimate[0, :, 1].numpy()) / 0.3) - norm.logpdf(0)
+    assert np.allclose(both.likelihood(lambda v: v / 2, estimate[:1], 0.3).numpy(), expected[0] + second, rtol=1e-5)

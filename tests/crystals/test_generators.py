@@ -19,10 +19,10 @@ from vibronic.core.batch import Batch
 from vibronic.core.errors import VibronicError
 from vibronic.crystals import takahara2024
 from vibronic.crystals.cells import Cells, centred, strain_of
-from vibronic.crystals.conditioning import EQUAL, NOTHING, Asked
+from vibronic.crystals.conditioning import AT_LEAST, AT_MOST, EQUAL, NOTHING, Asked, ConditionEmbedding
 from vibronic.crystals.generator import CrystalGenerator
 from vibronic.crystals.matching import match_rate
-from vibronic.crystals.model import CrystalDiffusion
+from vibronic.crystals.model import CrystalDiffusion, _budget
 from vibronic.crystals.sampler import Request, generate
 from vibronic.crystals.takahara2024 import CrystalDiffusion2024, RelativePositions
 from vibronic.crystals.transformer import Output
@@ -439,12 +439,50 @@ def test_guidance_one_is_no_guidance_and_zero_no_condition(tiny_model: Tiny) -> 
 
 
 @pytest.mark.usefixtures("single")
-def test_a_named_skeleton_settles(tiny_model: Tiny) -> None:
-    """Not at all at 1; the later it is taken back to, the less it changes; the species stay."""
-    still, little, much = (samples(tiny_model("adaln", settle=s), evaluations=21) for s in (1.0, 0.99, 0.0))
-    assert [str(a.symbols) for a in little] == [str(a.symbols) for a in much]
-    assert not equal(little, much)
-    assert len(still) == len(little)
+def test_names_are_chosen_by_their_estimated_properties(tiny_model: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an estimate that counts sulphur, what is asked for decides how much of it there is, where conditions are heeded."""
+    model = tiny_model("adaln")
+    assert isinstance(model, CrystalDiffusion)
+    model.conditions.mean, model.conditions.spread = torch.zeros(1), torch.ones(1)
+    monkeypatch.setattr(model, "_estimate", lambda numbers, *_: (numbers == 16).float().mean(1, keepdim=True))
+    monkeypatch.setattr(model, "conditions", _Blind(model.conditions))  # the network itself is not told
+
+    def sulphur(kind: int, value: float, guidance: float = 1.0) -> float:
+        asked = Asked(torch.full((64, 1), value), torch.full((64, 1), kind), torch.zeros(64, dtype=torch.long))
+        allowed, generator = model.allowed((16, 30)), torch.Generator().manual_seed(0)
+        cells, _ = model.sample(torch.full((64, 3), -1), allowed, asked, 48, guidance, generator, lambda n: None)
+        return float((cells.numbers == 16).float().mean())
+
+    free = sulphur(NOTHING, 1.0)
+    assert sulphur(EQUAL, 1.0, guidance=0.0) == pytest.approx(free, abs=0.15)
+    assert sulphur(EQUAL, 1.0) > free + 0.2
+    assert sulphur(AT_MOST, 0.0) < free - 0.2
+    assert sulphur(AT_LEAST, 1.0) > free + 0.2
+
+
+class _Blind(torch.nn.Module):
+    """Conditions that a network cannot tell apart."""
+
+    def __init__(self, conditions: ConditionEmbedding) -> None:
+        super().__init__()
+        self.standardised, self.mean, self.spread = conditions.standardised, conditions.mean, conditions.spread
+        self.width = conditions.spacegroups.embedding_dim
+        self.spacegroups = conditions.spacegroups
+
+    def forward(self, asked: Asked) -> Tensor:
+        return torch.zeros(len(asked.value), self.width)
+
+
+@pytest.mark.parametrize("evaluations", [24, 30, 48, 100, 1000])
+@pytest.mark.parametrize("hidden", [0, 1, 5, 20])
+def test_the_budget_is_spent(evaluations: int, hidden: int) -> None:
+    """On one skeleton and several passes, of which the first names all atoms; on the flow alone where all species are given."""
+    skeleton, passes = _budget(evaluations, hidden)
+    assert skeleton + sum(naming + settling for *_, naming, settling in passes) == evaluations
+    assert skeleton >= evaluations / 3
+    assert bool(passes) == bool(hidden)
+    assert all(share == 1 for share, *_ in passes[:1])
+    assert all(1 <= naming <= hidden for *_, naming, _ in passes)
 
 
 # --- what is refused ---

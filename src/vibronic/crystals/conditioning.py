@@ -8,7 +8,7 @@ of all crystals of the training set within the bound.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -40,6 +40,19 @@ class Asked:
     def nothing(self) -> Asked:
         """The same crystals without any condition."""
         return Asked(self.value, torch.zeros_like(self.kind), torch.zeros_like(self.spacegroup))
+
+    def likelihood(self, standardised: Callable[[Tensor], Tensor], estimate: Tensor, error: float) -> Tensor:
+        """Logarithm of the probability (B, S) that crystals have the wanted properties, up to a constant.
+
+        Args:
+            standardised: of values in the units of the properties (B, P).
+            estimate: (B, S, P) standardised properties of S crystals for each request, with independent normal errors.
+            error: their standard deviation.
+        """
+        away = (standardised(self.value)[:, None] - estimate) / error
+        kind = self.kind[:, None].expand_as(away)
+        parts = torch.where(kind == EQUAL, -0.5 * away**2, torch.special.log_ndtr(away * (1 - 2 * (kind == AT_LEAST))))
+        return (parts * (kind != NOTHING)).sum(-1)
 
     @property
     def any(self) -> bool:

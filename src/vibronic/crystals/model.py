@@ -1,13 +1,15 @@
 """Our generator of crystals: first where, then what.
 
 A crystal is drawn as ``p(N | y) p(L, F | N, y) p(A | L, F, y)`` for the conditions y: a skeleton of unnamed atoms, then their
-kinds, one after another, then the skeleton settles around them. What a crystal is worth depends on which atom sits on which site,
-so that the kinds are easiest to choose where the sites are known. One transformer learns it all: how lattice and coordinates flow
-from noise to a crystal, its atoms hidden or known (flow matching, Lipman 2023; on the torus as in FlowMM, Miller 2024), what
-hidden atoms are (masked diffusion: Hoogeboom 2022, Sahoo 2024), and what properties a crystal has. Where the species are given,
-the same flow predicts their structure.
+kinds, one after another, then the skeleton settles around them; some atoms are named anew where they have settled, and so on
+(Gibbs sampling). What a crystal is worth depends on which atom sits on which site, so that the kinds are easiest to choose where
+the sites are known. One transformer learns it all: how lattice and coordinates flow from noise to a crystal, its atoms hidden or
+known (flow matching, Lipman 2023; on the torus as in FlowMM, Miller 2024), what hidden atoms are (masked diffusion: Hoogeboom
+2022, Sahoo 2024), and what properties a crystal has. The last is Bayes' factor of the others: names are drawn several times for
+one skeleton, and those chosen whose properties are likely to be the wanted ones. Where the species are given, the same flow
+predicts their structure.
 
-Twenty evaluations are enough, because the ways of the flow are straight and as short as symmetry allows. Nothing turns, moves
+Few evaluations are enough, because the ways of the flow are straight and as short as symmetry allows. Nothing turns, moves
 or reorders a crystal: the lattice is six invariant numbers (``cells.strain_of``), displacements have no drift.
 """
 
@@ -36,6 +38,15 @@ SKELETON, NAMING = 0.45, 0.35
 """Shares of the training crystals that teach the first two stages; the rest teaches the third."""
 
 _NEARLY = 0.15  # how far from the end of the flow names are learned: a generated skeleton is not quite a crystal's
+
+_PASSES = ((1.0, 0.5), (0.6, 0.7), (0.6, 0.8), (0.4, 0.9))
+"""Share of the atoms that are named in each pass, and the time of the flow, 0 (noise) to 1, from which the skeleton settles anew."""
+
+_NAMINGS = 4
+"""Names drawn for one skeleton, among which the estimate of the properties chooses."""
+
+_TRUST = 0.1  # standard error of that estimate on unseen crystals, in standard deviations of the property
+
 Geometry = tuple[Tensor, Tensor]
 """Fractional coordinates (B, N, 3) and standardised lattices (B, 6)."""
 
@@ -51,7 +62,6 @@ class CrystalDiffusion(CrystalGenerator):
         units: of targets that Vibronic does not know.
         width, depth, heads, pair, frequencies, injection: of the network (:class:`CrystalTransformer`).
         dropout: share of the training crystals shown without any condition, for guidance.
-        settle: time of the flow, 0 (noise) to 1, to which a skeleton is taken back once its species are known.
         guided: what guidance exaggerates. Species carry nearly all of what a condition asks for, where there are several, and
             an exaggerated geometry is a crystal less often; of one element's crystals it is all there is.
         distinct: whether equal crystals of a training set are shown once. A set that holds a crystal the more often the
@@ -59,8 +69,8 @@ class CrystalDiffusion(CrystalGenerator):
     """
 
     kind = "crystal-diffusion"
-    evaluations = 20
-    guidance = 2.0
+    evaluations = 48
+    guidance = 1.0
     bounds = True
     estimates = True
     recipe: ClassVar[dict[str, Any]] = {
@@ -88,7 +98,6 @@ class CrystalDiffusion(CrystalGenerator):
         frequencies: int = 8,
         injection: tuple[Injection, ...] = ("adaln",),
         dropout: float = 0.15,
-        settle: float = 0.7,
         guided: tuple[Literal["species", "geometry"], ...] = ("species",),
         distinct: bool = True,
     ) -> None:
@@ -98,13 +107,11 @@ class CrystalDiffusion(CrystalGenerator):
             raise VibronicError(f"conditions enter by adaln, cdi, cds or several of them, not {list(injection)}")
         if not 0 <= dropout < 1:
             raise VibronicError(f"dropout is a share of the training crystals, at least 0 and below 1, not {dropout}")
-        if not 0 <= settle <= 1:
-            raise VibronicError(f"settle is a time of the flow between 0 and 1, not {settle}")
         if width % heads or width % 2:
             raise VibronicError(f"width must be even and a multiple of the heads, not {width} for {heads} heads")
         if not set(guided) <= {"species", "geometry"}:
             raise VibronicError(f"guided are species, geometry or both, not {list(guided)}")
-        self.dropout, self.settle, self.guided, self.distinct = dropout, settle, tuple(guided), distinct
+        self.dropout, self.guided, self.distinct = dropout, tuple(guided), distinct
         self.conditions = ConditionEmbedding(len(targets), width)
         self.network = CrystalTransformer(
             CLASSES, len(targets), width, depth, heads, pair, frequencies, tuple(injection)
@@ -205,20 +212,21 @@ class CrystalDiffusion(CrystalGenerator):
             species = torch.where(species < 0, allowed.nonzero()[0] + 1, species)
         say = partial(self._say, self.conditions(asked))
         moves = partial(say, guidance=guidance if "geometry" in self.guided else 1.0)
-        names = partial(say, guidance=guidance if "species" in self.guided else 1.0)
+        names = partial(self._name, allowed, asked, guidance if "species" in self.guided else 1.0, generator, progress)
         noise = partial(self._noise, species != 0, asked.value, generator)
-        given = not (species < 0).any()
-        naming = 0 if given else min(int((species < 0).sum(1).max()), max(1, evaluations // 4))
-        settling = 0 if given or self.settle == 1 else evaluations // 4
-        skeleton = max(1, evaluations - naming - settling)
+        free = species < 0
+        skeleton, passes = _budget(evaluations, int(free.sum(1).max()))
         geometry = _flow(partial(moves, species), noise(), flow_times(skeleton), progress)
-        species = self._name(species, allowed, partial(names, geometry=geometry), naming, generator, progress)
-        if settling:
-            fractional, strain = noise()
-            fractional, way = shortest_paths(fractional, geometry[0], species)
-            back = fractional + self.settle * way, strain + self.settle * (geometry[1] - strain)
-            times = self.settle + (1 - self.settle) * flow_times(settling)
-            geometry = _flow(partial(moves, species), back, times, progress)
+        for share, back, naming, settling in passes:
+            order = torch.rand(species.shape, device=species.device, generator=generator).masked_fill(~free, 2)
+            again = free & (order.argsort(1).argsort(1) < (share * free.sum(1, keepdim=True)).ceil())
+            species = names(species, again, geometry, naming)
+            if not settling:
+                continue
+            start, strain = noise()
+            start, way = shortest_paths(start, geometry[0], species)
+            taken = start + back * way, strain + back * (geometry[1] - strain)
+            geometry = _flow(partial(moves, species), taken, back + (1 - back) * flow_times(settling), progress)
         fractional, strain = geometry
         lattice = lattice_of(strain * self.spread + self.center, (species != 0).sum(1))
         estimate = self._estimate(species, fractional, strain) * self.conditions.spread + self.conditions.mean
@@ -226,23 +234,41 @@ class CrystalDiffusion(CrystalGenerator):
 
     def _name(
         self,
-        species: Tensor,
         allowed: Tensor,
-        say: Callable[..., Output],
-        evaluations: int,
+        asked: Asked,
+        guidance: float,
         generator: torch.Generator,
         progress: Progress,
+        species: Tensor,
+        again: Tensor,
+        geometry: Geometry,
+        evaluations: int,
     ) -> Tensor:
-        """Choose the kinds of the hidden atoms (-1), some of them, any of them, in each evaluation."""
+        """Choose the kinds of some atoms, ``again`` (B, N), anew on a given geometry, several times side by side, and draw one of
+        the choices (or what the atoms are now) by how likely its properties are the wanted ones."""
+        several = _NAMINGS if asked.kind.any() else 1
+        geometry = geometry[0].repeat_interleave(several, 0), geometry[1].repeat_interleave(several, 0)
+        say = partial(
+            self._say, self.conditions(asked).repeat_interleave(several, 0), geometry=geometry, guidance=guidance
+        )
+        found = species.masked_fill(again, -1).repeat_interleave(several, 0)
         for left in range(evaluations, 0, -1):
-            hidden = species < 0
-            chances = say(species, 1.0).species.masked_fill(~allowed, -torch.inf).softmax(-1)
-            drawn = torch.multinomial(chances.flatten(0, 1), 1, generator=generator).view_as(species) + 1
-            order = torch.rand(species.shape, device=species.device, generator=generator).masked_fill(~hidden, 2)
+            hidden = found < 0
+            chances = say(found, 1.0).species.masked_fill(~allowed, -torch.inf).softmax(-1)
+            drawn = torch.multinomial(chances.flatten(0, 1), 1, generator=generator).view_as(found) + 1
+            order = torch.rand(found.shape, device=found.device, generator=generator).masked_fill(~hidden, 2)
             now = order.argsort(1).argsort(1) < (hidden.sum(1) / left).ceil()[:, None]
-            species = torch.where(hidden & now, drawn, species)
+            found = torch.where(hidden & now, drawn, found)
             progress(1)
-        return species
+        if several == 1:
+            return found
+        estimate = self._estimate(found, *geometry).unflatten(0, (-1, several))
+        found = found.unflatten(0, (-1, several)).clone()
+        complete = (species >= 0).all(1)
+        found[complete, 0] = species[complete]
+        likely = guidance * asked.likelihood(self.conditions.standardised, estimate, _TRUST)
+        chosen = torch.multinomial(likely.softmax(1), 1, generator=generator)
+        return found.gather(1, chosen[:, :, None].expand(-1, 1, found.shape[2]))[:, 0]
 
     def _say(self, condition: Tensor, species: Tensor, time: float, geometry: Geometry, guidance: float) -> Output:
         """What the network says, by classifier-free guidance: from what it says without a condition towards, and beyond,
@@ -264,3 +290,19 @@ def _flow(say: Callable[[float, Geometry], Output], geometry: Geometry, times: T
         geometry = geometry[0] + (end - start) * said.coordinates, geometry[1] + (end - start) * said.lattice
         progress(1)
     return geometry
+
+
+def _budget(evaluations: int, hidden: int) -> tuple[int, list[tuple[float, float, int, int]]]:
+    """Steps to a skeleton, and of each pass its share and time (``_PASSES``), its evaluations to name and its steps to settle.
+
+    The first naming, of all ``hidden`` atoms, gets three times what the later ones get; where there is little to share out, it
+    is the only one.
+    """
+    if not hidden:
+        return evaluations, []
+    each = evaluations // 24
+    if each:
+        plan = [(*one, min(hidden, each if k else 3 * each), 2 * each) for k, one in enumerate(_PASSES)]
+    else:
+        plan = [(*_PASSES[0], min(hidden, max(1, evaluations // 4)), evaluations // 4)]
+    return max(1, evaluations - sum(naming + settling for *_, naming, settling in plan)), plan
