@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -16,6 +17,9 @@ from ase.cell import Cell
 
 from vibronic.core.errors import VibronicError
 from vibronic.core.targets import TARGETS
+
+# What spglib cannot do it returns; its library would print it past Python as well.
+os.environ.setdefault("SPGLIB_WARNING", "OFF")
 
 SYMPREC = 1e-3
 """Angstrom; translations that hold to this are lattice vectors. Wider, cells of displaced atoms would lose their displacements."""

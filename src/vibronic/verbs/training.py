@@ -68,8 +68,8 @@ def train(
             arXiv 2511.15222; takahara2024-cdi, takahara2024-cds (crystal-diffusion), the two models of arXiv 2406.09263;
             vibronic (crystal-diffusion), ours.
         model: settings of the model, e.g. --model.width 64 --model.cutoff 5.0.
-        training: how to train, e.g. --training.epochs 200; what is left alone suits the kind (qdf2020: its authors' 2,000
-            epochs; ridge and qdf take no steps and refuse it).
+        training: how to train, e.g. --training.epochs 200; what is left alone, or given as 'vibronic train --help' prints it,
+            suits the kind (qdf2020: its authors' 2,000 epochs; ridge and qdf take no steps and refuse it).
         device: auto, cpu, gpu, ...
         devices: processes; more than one trains with DDP.
         out: model folder, with logs and checkpoints.
@@ -198,7 +198,9 @@ def _settings(
         targets = list(class_of(kind).predicts)
     if targets is None and class_of(kind).generates:
         declared = {**{name: t.unit for name, t in TARGETS.items()}, **sources.units(data)}
-        targets = [name for name in declared if isinstance(label_of(first, name), float)]
+        # A condition does not grow with the cell, as the energy of all its atoms does.
+        carried = [name for name in declared if isinstance(label_of(first, name), float)]
+        targets = [name for name in carried if name not in TARGETS or not TARGETS[name].extensive]
     if targets is None:
         targets = [t for t in ("energy", "forces", "stress") if label_of(first, t) is not None]
         if kind != "painn":
