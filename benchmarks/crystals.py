@@ -1,6 +1,7 @@
 """Speed and quality of the shipped generators of crystals.
 
-    python benchmarks/crystals.py [--parts speed minimum best unranked targets curve published mp stages sites scaling] [--n 512] [--seeds 3]
+    python benchmarks/crystals.py [--parts speed minimum best unranked targets curve published carbon mp prediction stages sites
+    scaling] [--n 512] [--seeds 3]
 
 Properties are predicted by CDVAE's own models (vibronic.crystals.predictor finds or asks for their wheel), success rates use
 the published thresholds, uniqueness and novelty (against the rows the model was trained on) StructureMatcher. `minimum` asks for
@@ -26,9 +27,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import record
 from vibronic.core.batch import Batch
-from vibronic.crystals import metrics, predictor
+from vibronic.crystals import matching, metrics, predictor
 from vibronic.crystals.cells import Cells, lattice_of, shortest_paths
-from vibronic.crystals.conditioning import EQUAL, Asked, Condition
+from vibronic.crystals.conditioning import EQUAL, NOTHING, Asked, Condition
 from vibronic.crystals.generator import CrystalGenerator
 from vibronic.crystals.model import CrystalDiffusion, _flow
 from vibronic.crystals.sampler import Request, generate
@@ -40,6 +41,7 @@ from vibronic.learning import store
 SETS = {
     "crystals-perov5": "perov-5",
     "crystals-perov5-cds": "perov-5",
+    "crystals-carbon24": "carbon-24",
     "crystals-mp20": "mp-20",
 }
 SHOWN = [
@@ -169,9 +171,9 @@ def stages(n: int, seeds: int) -> dict[str, Any]:
             lattice = lattice_of(strain * network.spread + network.center, cells.n_atoms)
             settled = Cells(cells.numbers, fractional % 1, lattice).to_atoms()
             found[f"settled from {back}"] = _success(settled, known, predict)
-        hidden = torch.full_like(cells.numbers, -1)
-        name = partial(say, geometry=true)
-        named = network._name(hidden, network.allowed(), name, 5, generator, lambda count: None)
+        named = network._name(
+            network.allowed(), asked, 1.0, generator, lambda count: None, -cells.mask.long(), cells.mask, true, 5
+        )
         found["named on true skeletons"] = _success(Cells(named, true[0], cells.lattice).to_atoms(), known, predict)
     for row in found.items():
         print(*row, flush=True)
@@ -230,6 +232,49 @@ def mp(n: int, seeds: int) -> dict[str, Any]:
     }
 
 
+def carbon(n: int, seeds: int) -> dict[str, Any]:
+    return {
+        "minimum": judged("crystals-carbon24", n // 4, seeds, keep="all"),
+        "best": judged("crystals-carbon24", n // 8, 1, best="energy_per_atom"),
+    }
+
+
+def prediction(n: int, seeds: int) -> dict[str, Any]:
+    """Structures of given compositions, of crystals that the model was not shown: one try each, and the best of 20.
+
+    With nothing else given, as DiffCSP (arXiv 2309.04475) is asked, and with the heat too.
+    """
+    network = load("crystals-perov5")[0]
+    shown = {_key(atoms) for atoms in network.memory.structures()}
+    unseen = [atoms for atoms in cdvae.crystals("perov-5", reduce=True) if _key(atoms) not in shown][: n // 2]
+    species = torch.tensor(np.array([atoms.numbers for atoms in unseen]))
+    heats = torch.tensor([atoms.info["heat_ref"] for atoms in unseen]).float()[:, None]
+    found: dict[str, Any] = {"crystals": len(unseen)}
+    for name, kind in (("composition", NOTHING), ("composition and heat", EQUAL)):
+        asked = Asked(heats, torch.full_like(heats, kind, dtype=torch.long), torch.zeros(len(heats), dtype=torch.long))
+        matched = []
+        for seed in range(20):
+            cells, _ = network.sample(
+                species, network.allowed(), asked, network.evaluations, 1.0, torch.Generator().manual_seed(seed),
+                lambda count: None,
+            )  # fmt: skip
+            pairs = zip(cells.to_atoms(), unseen, strict=True)
+            matched.append([matching.match_rate([made], [true]) for made, true in pairs])
+        hit = np.array([[rate for rate, _ in row] for row in matched])
+        away = [distance for _, distance in matched[0] if distance is not None]
+        found[name] = {
+            "match_rate": float(hit[0].mean()),
+            "match_rate_20": float(hit.any(0).mean()),
+            "rms": float(np.mean(away)),
+        }
+        print(name, found[name], flush=True)
+    return found
+
+
+def _key(atoms: Atoms) -> tuple[str, float]:
+    return atoms.get_chemical_formula(), round(float(atoms.info["heat_ref"]), 3)
+
+
 def scaling(n: int, seeds: int) -> list[dict[str, Any]]:
     """Seconds and memory of one crystal of N atoms, 16 at once, beside the operations it takes; weights do not matter."""
     rows = []
@@ -262,7 +307,12 @@ def scaling(n: int, seeds: int) -> list[dict[str, Any]]:
     return rows
 
 
-PARTS = {f.__name__: f for f in (speed, minimum, best, unranked, targets, curve, published, mp, stages, sites, scaling)}
+PARTS = {
+    part.__name__: part
+    for part in (
+        speed, minimum, best, unranked, targets, curve, published, carbon, mp, prediction, stages, sites, scaling,
+    )
+}  # fmt: skip
 
 
 def main() -> None:
