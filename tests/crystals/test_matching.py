@@ -8,7 +8,7 @@ from ase import Atoms
 from ase.build import bulk, make_supercell
 
 from vibronic.core.errors import VibronicError
-from vibronic.crystals.matching import match_rate, matcher, novel, space_group, to_pymatgen, unique
+from vibronic.crystals.matching import distinct, match_rate, matcher, novel, space_group, to_pymatgen, unique
 
 
 def rewritten(atoms: Atoms, seed: int) -> list[Atoms]:
@@ -64,6 +64,12 @@ def test_verdicts_are_those_of_pymatgen(anti_perovskite: Atoms) -> None:
         assert (unique([a, b]) == [0, 0]) is verdicts[-1]
         assert novel([b], [a]) == [not verdicts[-1]]
     assert 5 < sum(verdicts) < 60
+
+
+def test_the_same_crystal_counts_once(different: list[Atoms]) -> None:
+    given = [a for k, atoms in enumerate(different) for a in (atoms, *rewritten(atoms, k))]
+    assert distinct(given) == [0, 7, 14, 21, 28, 35]
+    assert distinct([]) == []
 
 
 def test_what_is_no_crystal_equals_nothing() -> None:

@@ -2,7 +2,6 @@
 
 import gzip
 import io
-import sys
 import time
 from pathlib import Path
 
@@ -282,25 +281,6 @@ def test_without_symmetry_the_cell_is_niggli_reduced_only(monkeypatch: pytest.Mo
 def test_only_a_crystal_has_a_reduced_cell() -> None:
     with pytest.raises(VibronicError, match="needs a crystal"):
         cells.reduced(Atoms("H2", [(0, 0, 0), (0, 0, 0.74)]))
-
-
-# --- distinct crystals ---
-
-
-def test_the_same_crystal_counts_once() -> None:
-    pytest.importorskip("pymatgen.core", reason="pymatgen is not installed: pip install 'vibronic[crystals]'")
-    diamond, caesium = bulk("C", "diamond", 3.57), bulk("NaCl", "cesiumchloride", 3.4)
-    given = [SALT, ZINCBLENDE, tilted(SALT, 1), caesium, bulk("NaCl", "rocksalt", 5.9, cubic=True), diamond]
-    given += [tilted(caesium, 2), tilted(diamond, 3), bulk("C", "sc", 1.9)]
-    assert cells.distinct(given) == [0, 1, 3, 5, 8]
-    assert cells.distinct(given, volume=0.1) == [0, 1, 3, 4, 5, 8]
-    assert cells.distinct([]) == []
-
-
-def test_without_pymatgen_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pymatgen.analysis.structure_matcher", None)
-    with pytest.raises(VibronicError, match=r"pip install 'vibronic\[crystals\]'"):
-        cells.distinct([SALT])
 
 
 # --- the cache ---

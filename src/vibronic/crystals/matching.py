@@ -8,7 +8,7 @@ cell nor order, origin, orientation or density matters.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,7 +17,10 @@ from ase import Atoms
 
 from vibronic.core.errors import VibronicError
 from vibronic.crystals.validity import library, structural_validity
-from vibronic.data.cells import ANGLE_TOL, LTOL, STOL, Composition, reduced_composition
+from vibronic.data.cells import Composition, reduced_composition
+
+LTOL, STOL, ANGLE_TOL = 0.3, 0.5, 10.0
+"""Tolerances of pymatgen's StructureMatcher that the field uses for crystals that are the same."""
 
 
 def matcher() -> Any:
@@ -64,14 +67,16 @@ class Known:
         self.filed.setdefault(reduced_composition(atoms.numbers), []).append((k, atoms, reduced))
 
     def find(self, atoms: Atoms, reduced: list[Any]) -> int | None:
-        """Number of the first filed crystal that is the same as this one."""
-        for k, other, cell in self.filed.get(reduced_composition(atoms.numbers), ()):
+        """Number of a filed crystal that is the same as this one."""
+        filed = self.filed.get(reduced_composition(atoms.numbers), [])
+        for place, (k, other, cell) in enumerate(filed):
             one, two = self._reduced(other, cell), self._reduced(atoms, reduced)
             if (
                 one is None or two is None or len(one) != len(two)
             ):  # the matcher's verdict on primitive cells that differ in size
                 continue
             if self.matcher.fit(one, two, skip_structure_reduction=True):
+                filed.insert(0, filed.pop(place))  # in some sets most crystals are the same few
                 return k
         return None
 
@@ -91,8 +96,8 @@ def _primitive(atoms: Atoms) -> Any:
         return None
 
 
-def unique(structures: Sequence[Atoms]) -> list[int]:
-    """For every crystal the index of the first one that is the same, its own where it is the first.
+def unique(structures: Iterable[Atoms]) -> list[int]:
+    """For every crystal the index of an earlier one that is the same and came for the first time, its own where there is none.
 
     Crystals that fail :func:`structural_validity` equal nothing. Being the same is not transitive at the edge of the
     tolerances: a crystal is compared with first ones only.
@@ -109,6 +114,17 @@ def unique(structures: Sequence[Atoms]) -> list[int]:
                 known.add(k, atoms, reduced)
             result.append(k if same is None else same)
     return result
+
+
+def distinct(structures: Sequence[Atoms]) -> list[int]:
+    """Which structures come for the first time: indices, in order; every other one is the same crystal as one of these.
+
+    Raises:
+        VibronicError: pymatgen is not installed.
+    """
+    from rich.progress import track
+
+    return [k for k, first in enumerate(unique(track(structures, "Comparing crystals", transient=True))) if first == k]
 
 
 def novel(structures: Sequence[Atoms], reference: Sequence[Atoms]) -> list[bool]:

@@ -1,4 +1,4 @@
-"""One cell for each crystal: primitive and Niggli-reduced; and which crystals of a list are the same."""
+"""One cell for each crystal: primitive and Niggli-reduced."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import math
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable
 
 import numpy as np
 from ase import Atoms
@@ -26,9 +24,6 @@ SYMPREC = 1e-3
 
 Composition = tuple[tuple[int, int], ...]
 """Atomic numbers, ascending, each with its count in the reduced formula."""
-
-LTOL, STOL, ANGLE_TOL = 0.3, 0.5, 10.0
-"""Tolerances of pymatgen's StructureMatcher that the field uses for crystals that are the same."""
 
 
 def reduced(atoms: Atoms, symprec: float = SYMPREC) -> Atoms:
@@ -139,77 +134,8 @@ def _turned_stress(stress: np.ndarray, turn: np.ndarray) -> np.ndarray:
     return full_3x3_to_voigt_6_stress(full) if stress.shape == (6,) else full.reshape(stress.shape)
 
 
-def distinct(
-    structures: Sequence[Atoms],
-    ltol: float = LTOL,
-    stol: float = STOL,
-    angle_tol: float = ANGLE_TOL,
-    volume: float | None = None,
-) -> list[int]:
-    """Which structures come for the first time: indices, in order; every other one is the same crystal as one of these.
-
-    Two are the same if pymatgen's StructureMatcher says so, which brings both to one volume before it compares them. Each
-    is compared with the ones found so far of the same contents of the primitive cell.
-
-    Args:
-        structures: crystals.
-        ltol: of lengths, as a share.
-        stol: of places, as a share of the cube root of the volume per atom.
-        angle_tol: degrees.
-        volume: share by which volumes per atom of one crystal may differ; without it they may be any, as in the field.
-
-    Raises:
-        VibronicError: pymatgen is not installed, or a structure is no crystal.
-    """
-    try:
-        from pymatgen.analysis.structure_matcher import StructureMatcher
-        from pymatgen.core import Lattice, Structure
-    except ImportError as error:
-        raise VibronicError("comparing crystals needs pymatgen: pip install 'vibronic[crystals]'") from error
-    from rich.progress import track
-
-    matcher = StructureMatcher(ltol=ltol, stol=stol, angle_tol=angle_tol)
-    # Of every kind of cell the ones found, those met most often first: most structures are one of them.
-    found: dict[tuple[int, ...], list[_Known]] = {}
-    first = []
-    formulas = [reduced_composition(atoms.numbers) for atoms in structures]
-    often = Counter(formulas)
-    for k, atoms in enumerate(track(structures, "Comparing crystals", transient=True)):
-        if not atoms.pbc.all() or abs(atoms.cell.volume) < 1e-3:
-            raise VibronicError(f"structure {k} is no crystal: periodic in three directions, in a cell with a volume")
-        if often[formulas[k]] == 1:
-            first.append(k)
-            continue
-        lattice = Lattice(atoms.cell.array)
-        # As the matcher would do at every comparison, but once.
-        own = Structure(lattice, atoms.numbers.tolist(), atoms.get_scaled_positions())
-        own = own.get_primitive_structure().get_reduced_structure("niggli")
-        same = found.setdefault(tuple(sorted(own.atomic_numbers)), [])
-        each = own.volume / len(own)
-        for known in same:
-            if volume is not None and abs(each - known.volume) > volume * known.volume:
-                continue
-            if matcher.fit(own, known.structure, skip_structure_reduction=True):
-                known.met += 1
-                same.sort(key=lambda one: -one.met)
-                break
-        else:
-            same.append(_Known(own, each))
-            first.append(k)
-    return first
-
-
 def reduced_composition(numbers: Iterable[int]) -> Composition:
     """The reduced formula of atomic numbers (N,), as a key to compare and to look up."""
     counts = Counter(int(z) for z in numbers)
     share = math.gcd(*counts.values()) or 1
     return tuple(sorted((element, count // share) for element, count in counts.items()))
-
-
-@dataclass
-class _Known:
-    """A crystal that came for the first time: pymatgen's structure, Angstrom^3 per atom, how often it came again."""
-
-    structure: Any
-    volume: float
-    met: int = 0

@@ -11,9 +11,9 @@ from ase import Atoms
 
 from vibronic.core.errors import VibronicError
 from vibronic.core.provenance import write_json
+from vibronic.crystals.matching import distinct
 from vibronic.crystals.metrics import PERCENTILES, benchmark, successes
 from vibronic.data import cdvae, tables
-from vibronic.data.cells import distinct
 from vibronic.data.dataset import label_of, read_structures, split, write_structures
 from vibronic.studies.folder import content
 

@@ -237,8 +237,8 @@ def _parts(
     """Structures to fit, to choose the epoch and set the intervals on, and to score: parts of the data, or files."""
     from rich.progress import track
 
+    from vibronic.crystals.matching import distinct
     from vibronic.data import sources
-    from vibronic.data.cells import distinct
     from vibronic.data.dataset import labels_of, split
 
     def labelled(structures: list[Atoms], file: str) -> list[Atoms]:
