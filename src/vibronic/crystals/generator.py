@@ -36,10 +36,12 @@ class CrystalGenerator(Model):
         memory: the training set.
         bounds: whether it can be asked for bounds on a property, not for values alone.
         estimates: whether it says what properties its crystals have.
+        symprec: Angstrom, within which crystals of the training set are made symmetric; 0 leaves them as they are.
         evaluations, guidance: what a crystal takes where the user does not say.
     """
 
     generates: ClassVar[bool] = True
+    symprec: float = 0.0
     evaluations: ClassVar[int]
     guidance: ClassVar[float] = 1.0
     bounds: ClassVar[bool] = False
@@ -65,13 +67,16 @@ class CrystalGenerator(Model):
         Raises:
             VibronicError: it is no crystal, has more atoms than :data:`MAX_ATOMS`, or an element beyond fermium.
         """
-        from vibronic.data.cells import reduced
+        from vibronic.data.cells import reduced, symmetrised
 
         if not atoms.pbc.all():
             raise VibronicError(
                 f"{atoms.symbols} is not periodic in three directions; only crystals can be learned here"
             )
         found = reduced(atoms)
+        if self.symprec:
+            found.info |= labels_of(found, self.targets)
+            found = symmetrised(found, self.symprec)
         if len(found) > MAX_ATOMS:
             raise VibronicError(f"{atoms.symbols} has {len(found)} atoms in its primitive cell, more than {MAX_ATOMS}")
         if found.numbers.max() > CLASSES:

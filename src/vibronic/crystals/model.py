@@ -66,6 +66,8 @@ class CrystalDiffusion(CrystalGenerator):
             an exaggerated geometry is a crystal less often; of one element's crystals it is all there is.
         distinct: whether equal crystals of a training set are shown once. A set that holds a crystal the more often the
             easier a search found it, as Carbon-24 does its deepest minima, teaches more with its duplicates.
+        symprec: Angstrom, within which crystals of the training set are made symmetric, so that equal ones have equal cells;
+            0 leaves them as they are.
     """
 
     kind = "crystal-diffusion"
@@ -100,6 +102,7 @@ class CrystalDiffusion(CrystalGenerator):
         dropout: float = 0.15,
         guided: tuple[Literal["species", "geometry"], ...] = ("species",),
         distinct: bool = True,
+        symprec: float = 0.01,
     ) -> None:
         config = {k: v for k, v in locals().items() if k not in ("self", "targets", "units", "__class__")}
         super().__init__(config, targets, units)
@@ -111,7 +114,9 @@ class CrystalDiffusion(CrystalGenerator):
             raise VibronicError(f"width must be even and a multiple of the heads, not {width} for {heads} heads")
         if not set(guided) <= {"species", "geometry"}:
             raise VibronicError(f"guided are species, geometry or both, not {list(guided)}")
-        self.dropout, self.guided, self.distinct = dropout, tuple(guided), distinct
+        if not 0 <= symprec < 1:
+            raise VibronicError(f"symprec is a length in Angstrom, at least 0 and below 1, not {symprec}")
+        self.dropout, self.guided, self.distinct, self.symprec = dropout, tuple(guided), distinct, symprec
         self.conditions = ConditionEmbedding(len(targets), width)
         self.network = CrystalTransformer(
             CLASSES, len(targets), width, depth, heads, pair, frequencies, tuple(injection)

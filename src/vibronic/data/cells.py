@@ -58,6 +58,28 @@ def reduced(atoms: Atoms, symprec: float = SYMPREC) -> Atoms:
     return new
 
 
+def symmetrised(atoms: Atoms, symprec: float) -> Atoms:
+    """The same crystal as symmetric as it is within ``symprec`` (Angstrom), in its reduced cell; itself where it is not found to be.
+
+    The reduced cell of a crystal that is nearly symmetric is a matter of its last digits: diamond relaxed to 0.01 Angstrom has
+    lattice vectors at 60, 60, 60 or at 60, 60, 90 degrees, according to the noise. Made exactly symmetric it has one.
+
+    Args:
+        atoms: a crystal; of its labels only numbers in ``info`` stay.
+    """
+    import spglib
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        cell = (atoms.cell.array, atoms.get_scaled_positions(), atoms.numbers)
+        found = spglib.standardize_cell(cell, to_primitive=True, no_idealize=False, symprec=symprec)
+    if found is None:
+        return atoms
+    lattice, scaled, numbers = found
+    info = {k: v for k, v in atoms.info.items() if np.ndim(v) == 0}
+    return reduced(Atoms(numbers, scaled_positions=scaled, cell=lattice, pbc=True, info=info))
+
+
 def _primitive(atoms: Atoms, symprec: float) -> tuple[np.ndarray, np.ndarray]:
     """Lattice vectors (3, 3) of a primitive cell and the atoms that stand for its own."""
     everything = atoms.cell.array, np.arange(len(atoms))
