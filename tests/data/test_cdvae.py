@@ -283,6 +283,42 @@ def test_only_a_crystal_has_a_reduced_cell() -> None:
         cells.reduced(Atoms("H2", [(0, 0, 0), (0, 0, 0.74)]))
 
 
+# --- symmetric cells ---
+
+
+def shaken(atoms: Atoms, seed: int, size: float) -> Atoms:
+    """A crystal and its cell displaced by ``size`` Angstrom."""
+    rng = np.random.default_rng(seed)
+    found = atoms.copy()
+    found.set_cell(found.cell.array + rng.normal(0, size, (3, 3)), scale_atoms=True)
+    found.positions += rng.normal(0, size, (len(found), 3))
+    return found
+
+
+def test_noise_does_not_choose_the_cell() -> None:
+    diamond = bulk("C", "diamond", 3.57)
+    noisy = [shaken(diamond, seed, 0.003) for seed in range(8)]
+    as_they_are = {tuple(np.round(cells.reduced(a).cell.angles(), -1)) for a in noisy}
+    assert len(as_they_are) > 1
+    for atoms in noisy:
+        atoms.info |= {"energy_per_atom": -1.0, "tags_of_mine": [1, 2]}
+        found = cells.symmetrised(cells.reduced(atoms), 0.03)
+        assert found.cell.cellpar()[3:] == pytest.approx([60, 60, 60], abs=1e-6)
+        assert len(found) == 2
+        assert found.get_volume() == pytest.approx(atoms.get_volume(), rel=0.01)
+        assert found.info == {"energy_per_atom": -1.0}
+
+
+def test_what_is_not_symmetric_stays() -> None:
+    loose = cells.reduced(shaken(bulk("NaCl", "rocksalt", 5.64, cubic=True), 0, 0.15))
+    found = cells.symmetrised(loose, 0.01)
+    assert len(found) == 8
+    assert found.cell.cellpar() == pytest.approx(loose.cell.cellpar(), abs=1e-3)
+    assert np.sort(found.get_all_distances(mic=True), None) == pytest.approx(
+        np.sort(loose.get_all_distances(mic=True), None), abs=1e-3
+    )
+
+
 # --- the cache ---
 
 
