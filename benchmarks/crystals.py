@@ -16,6 +16,7 @@ import argparse
 import json
 import resource
 import time
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -119,7 +120,8 @@ def judged(name: str, n: int, seeds: int, value: float | None = None, **request:
         flush=True,
     )
     shown = {k: v for k, v in request.items() if k != "conditions"}
-    return {"model": name, "asked": value, **shown, "guidance": asked.guidance, "n": n, "mean": mean, "runs": runs}
+    asked_for = None if "best" in request else value
+    return {"model": name, "asked": asked_for, **shown, "guidance": asked.guidance, "n": n, "mean": mean, "runs": runs}
 
 
 def _asked(n: int, value: float, properties: int = 1) -> Asked:
@@ -172,7 +174,17 @@ def stages(n: int, seeds: int) -> dict[str, Any]:
             settled = Cells(cells.numbers, fractional % 1, lattice).to_atoms()
             found[f"settled from {back}"] = _success(settled, known, predict)
         named = network._name(
-            network.allowed(), asked, 1.0, generator, lambda count: None, -cells.mask.long(), cells.mask, true, 5
+            network.allowed(),
+            asked,
+            1.0,
+            1.0,
+            4,
+            generator,
+            lambda count: None,
+            -cells.mask.long(),
+            cells.mask,
+            true,
+            5,
         )
         found["named on true skeletons"] = _success(Cells(named, true[0], cells.lattice).to_atoms(), known, predict)
     for row in found.items():
@@ -327,7 +339,8 @@ def main() -> None:
         path = record.RESULTS / "crystals.json"
         before = json.loads(path.read_text()) if path.exists() else {}
         kept = {k: v for k, v in before.items() if k in PARTS}
-        record.write("crystals", kept | {part: found}, "python benchmarks/crystals.py")
+        measured = before.get("measured", {}) | {part: f"{record.COMMIT}, {datetime.now(UTC).date().isoformat()}"}
+        record.write("crystals", kept | {part: found, "measured": measured}, "python benchmarks/crystals.py")
 
 
 if __name__ == "__main__":

@@ -20,9 +20,11 @@ from vibronic.crystals.cells import (
     metric_of,
     padded,
     shortest_paths,
+    shortest_squared,
     strain_of,
     wrapped,
 )
+from vibronic.data.cells import reduced
 
 few = settings(max_examples=30, deadline=None, derandomize=True)
 seeds = given(seed=st.integers(0, 10**6))
@@ -174,3 +176,20 @@ def test_batch_to_cells_to_structures() -> None:
         assert away - np.round(away) == pytest.approx(0, abs=1e-5)
         inside = after.get_scaled_positions(wrap=False)
         assert ((inside > -1e-9) & (inside < 1 + 1e-9)).all()
+
+
+def test_the_shortest_image_is_that_of_ase() -> None:
+    """In reduced cells, also very oblique ones, and where a displacement of 1/2 leaves the side to rounding."""
+    rng = np.random.default_rng(0)
+    primitive = bulk("NaCl", "rocksalt", 5.64)
+    frames = [reduced(primitive)]
+    for shift in rng.normal(0, 3, (5, 3)):
+        frames.append(reduced(Atoms("NaCl", primitive.positions + shift, cell=primitive.cell, pbc=True)))
+    for _ in range(20):
+        cell = 3 * np.eye(3) + 1.5 * rng.normal(size=(3, 3))
+        frames.append(reduced(Atoms("NaClKF", scaled_positions=rng.random((4, 3)), cell=cell, pbc=True)))
+    for atoms in frames:
+        scaled = torch.from_numpy(atoms.get_scaled_positions())
+        metric = torch.from_numpy(atoms.cell.array @ atoms.cell.array.T)[None]
+        found = shortest_squared(wrapped(scaled[:, None] - scaled)[None], metric)[0].sqrt()
+        assert found.numpy() == pytest.approx(atoms.get_all_distances(mic=True), abs=1e-6)

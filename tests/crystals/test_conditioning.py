@@ -89,9 +89,6 @@ def test_kinds_and_space_groups_differ_and_nothing_is_zero() -> None:
     found += [network(asked([0.5], EQUAL, group)) for group in (1, 225)]
     assert all((a - b).abs().max() > 1e-3 for k, a in enumerate(found) for b in found[:k])
     assert (network(asked([0.5], NOTHING)) == 0).all()
-    assert (network(asked([0.5], EQUAL, 225).nothing()) == 0).all()
-    assert not asked([0.5], NOTHING).any
-    assert asked([0.5], NOTHING, 3).any
 
 
 def test_properties_add_up() -> None:
@@ -230,14 +227,19 @@ def test_likelihood_of_estimates() -> None:
     """Of a normal error: its density for a value, its distribution for a bound, nothing for what is not asked."""
     from scipy.stats import norm
 
+    embedding = ConditionEmbedding(2, 8)
+    embedding.prepare(torch.tensor([[0.0, 0.0], [2.0, 10.0], [4.0, 20.0]]))
+    embedding.mean, embedding.spread = torch.zeros(2), torch.full((2,), 2.0)
     value = torch.tensor([[1.0, 9.0]]).expand(4, 2)
     kind = torch.tensor([[EQUAL, NOTHING], [AT_MOST, NOTHING], [AT_LEAST, NOTHING], [NOTHING, NOTHING]])
     asked = Asked(value, kind, torch.zeros(4, dtype=torch.long))
     estimate = torch.tensor([[-0.4, 5.0], [0.3, -2.0], [0.8, 0.0]]).expand(4, 3, 2)
-    found = asked.likelihood(lambda v: v / 2, estimate, 0.3).numpy()
+    found = embedding.log_likelihood(asked, estimate, 0.3).numpy()
     away = (0.5 - estimate[0, :, 0].numpy()) / 0.3
     expected = [norm.logpdf(away) - norm.logpdf(0), norm.logcdf(away), norm.logsf(away), 0 * away]
     assert np.allclose(found, expected, rtol=1e-5)
     both = Asked(value[:1], torch.full((1, 2), EQUAL), torch.zeros(1, dtype=torch.long))
     second = norm.logpdf((4.5 - estimate[0, :, 1].numpy()) / 0.3) - norm.logpdf(0)
-    assert np.allclose(both.likelihood(lambda v: v / 2, estimate[:1], 0.3).numpy(), expected[0] + second, rtol=1e-5)
+    assert np.allclose(embedding.log_likelihood(both, estimate[:1], 0.3).numpy(), expected[0] + second, rtol=1e-5)
+    end, beyond = (Asked(torch.full((1, 2), v), both.kind, both.spacegroup) for v in (0.0, -1e30))
+    assert torch.equal(*(embedding.log_likelihood(a, estimate[:1], 0.3) for a in (end, beyond)))

@@ -114,7 +114,7 @@ def test_all_candidates_as_they_come(ask: Ask) -> None:
         assert str(atoms.info["band_gap_asked"]) == "3"
         assert np.isfinite(atoms.info["band_gap_estimate"])
         assert atoms.info["valid"] == (structural_validity(atoms) and composition_validity(atoms.numbers))
-        assert atoms.info["valid"] >= atoms.info["unique"] >= atoms.info["novel"]
+        assert atoms.info["valid"] >= max(atoms.info["unique"], atoms.info["novel"])
     for name in ("valid", "unique", "novel"):
         assert made.counts[name] == sum(a.info[name] for a in made.crystals)
     assert set(made.seconds) == {"sampling", "checking"}
@@ -186,7 +186,7 @@ def test_semantics_of_keep(ask: Ask, handing_out, crystals: list[Atoms]) -> None
     made = ask(n=5, keep="all", n_atoms=2)
     assert [a.info["valid"] for a in made.crystals] == [True, True, True, False, False]
     assert [a.info["unique"] for a in made.crystals] == [True, True, False, False, False]
-    assert [a.info["novel"] for a in made.crystals] == [False, True, False, False, False]
+    assert [a.info["novel"] for a in made.crystals] == [False, True, True, False, False]
     assert made.counts == {"candidates": 5, "valid": 3, "unique": 2, "novel": 1}
     assert made.crystals[1].info["spacegroup"] == 225
 

@@ -108,6 +108,25 @@ def wrapped(x: Tensor) -> Tensor:
     return x - x.round()
 
 
+def shortest_squared(displacement: Tensor, metric: Tensor) -> Tensor:
+    """Squared length of the shortest image of displacements on the torus.
+
+    In a reduced cell it is among the eight that take each coordinate from either side; in an oblique one it need not be the one
+    nearest in fractional coordinates.
+
+    Args:
+        displacement: (B, N, N, 3) in [-1/2, 1/2].
+        metric: (B, 3, 3) Angstrom^2.
+
+    Returns:
+        (B, N, N) Angstrom^2.
+    """
+    sides = torch.cartesian_prod(*[torch.arange(2, device=metric.device, dtype=metric.dtype)] * 3)
+    away = torch.where(displacement < 0, -1.0, 1.0).to(metric.dtype)
+    images = displacement[..., None, :] - sides * away[..., None, :]
+    return torch.einsum("bijsa,bac,bijsc->bijs", images, metric, images).amin(-1)
+
+
 def centred(x: Tensor, mask: Tensor) -> Tensor:
     """Displacements (B, N, 3) without their mean over the atoms, 0 where there are none."""
     there = mask.unsqueeze(-1)

@@ -18,7 +18,7 @@ from vibronic.crystals import matching
 from vibronic.crystals.cells import Cells
 from vibronic.crystals.conditioning import Asked
 from vibronic.crystals.memory import Memory
-from vibronic.data.dataset import labels_of
+from vibronic.data.dataset import label_of, labels_of
 
 CLASSES = 100
 """Kinds of atoms: class k is atomic number k + 1."""
@@ -75,7 +75,8 @@ class CrystalGenerator(Model):
             )
         found = reduced(atoms)
         if self.symprec:
-            found.info |= labels_of(found, self.targets)
+            labels = {t.name: label_of(found, t.name) for t in self.targets}
+            found.info |= {name: value for name, value in labels.items() if value is not None}
             found = symmetrised(found, self.symprec)
         if len(found) > MAX_ATOMS:
             raise VibronicError(f"{atoms.symbols} has {len(found)} atoms in its primitive cell, more than {MAX_ATOMS}")

@@ -16,7 +16,7 @@ import numpy as np
 from ase import Atoms
 
 from vibronic.core.errors import VibronicError
-from vibronic.crystals.validity import library, structural_validity
+from vibronic.crystals.validity import composition_validity, library, structural_validity
 from vibronic.data.cells import Composition, reduced_composition
 
 LTOL, STOL, ANGLE_TOL = 0.3, 0.5, 10.0
@@ -144,8 +144,8 @@ def match_rate(generated: Sequence[Atoms], targets: Sequence[Atoms]) -> tuple[fl
     """How often a predicted crystal is the one it should be, and how far its atoms are from their places.
 
     The metric of crystal structure prediction (CDVAE's reconstruction, DiffCSP): pair by pair, ``get_rms_dist`` of the
-    matcher, whose root mean square is in units of (V/N)^(1/3), V/N the volume per atom. A prediction that fails
-    :func:`structural_validity` is no match.
+    matcher, whose root mean square is in units of (V/N)^(1/3), V/N the volume per atom. A prediction that is not valid (both
+    tests of :mod:`.validity`; CDVAE also asks that it have a fingerprint) is no match.
 
     Args:
         generated: predictions.
@@ -163,7 +163,7 @@ def match_rate(generated: Sequence[Atoms], targets: Sequence[Atoms]) -> tuple[fl
     for atoms, target in zip(generated, targets):
         if reduced_composition(atoms.numbers) != reduced_composition(target.numbers):
             continue
-        if not (structural_validity(atoms) and structural_validity(target)):
+        if not (structural_validity(atoms) and structural_validity(target) and composition_validity(atoms.numbers)):
             continue
         try:
             with quiet():

@@ -1,12 +1,12 @@
 """Our generator of crystals: first where, then what.
 
 A crystal is drawn as ``p(N | y) p(L, F | N, y) p(A | L, F, y)`` for the conditions y: a skeleton of unnamed atoms, then their
-kinds, one after another, then the skeleton settles around them; some atoms are named anew where they have settled, and so on
-(Gibbs sampling). What a crystal is worth depends on which atom sits on which site, so that the kinds are easiest to choose where
+kinds, one after another, then the skeleton settles around them; some atoms are named anew where they have settled, and so on in
+turn, as in Gibbs sampling (though the two steps are not the conditionals of one joint distribution). What a crystal is worth depends on which atom sits on which site, so that the kinds are easiest to choose where
 the sites are known. One transformer learns it all: how lattice and coordinates flow from noise to a crystal, its atoms hidden or
 known (flow matching, Lipman 2023; on the torus as in FlowMM, Miller 2024), what hidden atoms are (masked diffusion: Hoogeboom
-2022, Sahoo 2024), and what properties a crystal has. The last is Bayes' factor of the others: names are drawn several times for
-one skeleton, and those chosen whose properties are likely to be the wanted ones. Where the species are given, the same flow
+2022, Sahoo 2024), and what properties a crystal has. The last is the factor p(y | A, L, F) of Bayes' theorem: names are drawn
+several times for one skeleton, and those chosen whose properties are likely to be the wanted ones. Where the species are given, the same flow
 predicts their structure.
 
 Few evaluations are enough, because the ways of the flow are straight and as short as symmetry allows. Nothing turns, moves
@@ -40,12 +40,15 @@ SKELETON, NAMING = 0.45, 0.35
 _NEARLY = 0.15  # how far from the end of the flow names are learned: a generated skeleton is not quite a crystal's
 
 _PASSES = ((1.0, 0.5), (0.6, 0.7), (0.6, 0.8), (0.4, 0.9))
-"""Share of the atoms that are named in each pass, and the time of the flow, 0 (noise) to 1, from which the skeleton settles anew."""
+"""Share of the atoms that are named in each pass, and the time of the flow, 0 (noise) to 1, from which the skeleton settles anew.
+Chosen among eight plans by trials on Perov-5; fewer passes, or later times, leave more crystals off the wish."""
 
 _NAMINGS = 4
-"""Names drawn for one skeleton, among which the estimate of the properties chooses."""
+"""Names drawn for one skeleton, among which the estimate of the properties chooses; eight are hardly better."""
 
-_TRUST = 0.1  # standard error of that estimate on unseen crystals, in standard deviations of the property
+_TRUST = 0.1
+"""Error that this choice takes the estimate to have, in standard deviations of the property; tuned on Perov-5, where the error on
+unseen crystals is 0.15. A temperature: larger chooses less."""
 
 Geometry = tuple[Tensor, Tensor]
 """Fractional coordinates (B, N, 3) and standardised lattices (B, 6)."""
@@ -62,7 +65,7 @@ class CrystalDiffusion(CrystalGenerator):
         units: of targets that Vibronic does not know.
         width, depth, heads, pair, frequencies, injection: of the network (:class:`CrystalTransformer`).
         dropout: share of the training crystals shown without any condition, for guidance.
-        guided: what guidance exaggerates. Species carry nearly all of what a condition asks for, where there are several, and
+        guided: what guidance acts on. Species carry nearly all of what a condition asks for, where there are several, and
             an exaggerated geometry is a crystal less often; of one element's crystals it is all there is.
         distinct: whether equal crystals of a training set are shown once. A set that holds a crystal the more often the
             easier a search found it, as Carbon-24 does its deepest minima, teaches more with its duplicates.
@@ -71,8 +74,8 @@ class CrystalDiffusion(CrystalGenerator):
     """
 
     kind = "crystal-diffusion"
-    evaluations = 48
-    guidance = 1.0
+    evaluations = 100
+    guidance = 2.0
     bounds = True
     estimates = True
     recipe: ClassVar[dict[str, Any]] = {
@@ -165,12 +168,11 @@ class CrystalDiffusion(CrystalGenerator):
             return torch.rand(*shape, device=mask.device, generator=generator)
 
         stage, time, share = uniform(len(mask)), uniform(len(mask)), uniform(len(mask))
-        order = uniform(*mask.shape).masked_fill(~mask, 2).argsort(1).argsort(1)
         skeleton, naming = stage < SKELETON, (stage >= SKELETON) & (stage < SKELETON + NAMING)
         count = torch.where(naming, (share * mask.sum(1)).floor() + 1, torch.where(skeleton, mask.shape[1], 0))
         if len(self.elements) == 1:
             return torch.zeros_like(mask), time
-        return mask & (order < count[:, None]), torch.where(naming, 1 - _NEARLY * time**2, time)
+        return _some(mask, count, generator), torch.where(naming, 1 - _NEARLY * time**2, time)
 
     def _property_loss(self, cells: Cells, values: Tensor, generator: torch.Generator | None) -> Tensor:
         """Squared error of the standardised properties of nearly clean crystals, of a quarter of the batch."""
@@ -215,16 +217,19 @@ class CrystalDiffusion(CrystalGenerator):
     ) -> tuple[Cells, Tensor]:
         if int(allowed.sum()) == 1:  # of one element there is nothing to choose
             species = torch.where(species < 0, allowed.nonzero()[0] + 1, species)
+        # Guidance up to 1 heeds the conditions as they were learned; beyond, names are also chosen by their likelihood.
+        heeded = guidance if "species" in self.guided else min(guidance, 1.0)
+        choice = max(0.0, heeded - 1) if asked.kind.any() else 0.0
+        several = _NAMINGS if choice and evaluations >= 5 * _NAMINGS else 1
         say = partial(self._say, self.conditions(asked))
-        moves = partial(say, guidance=guidance if "geometry" in self.guided else 1.0)
-        names = partial(self._name, allowed, asked, guidance if "species" in self.guided else 1.0, generator, progress)
+        moves = partial(say, guidance=guidance if "geometry" in self.guided else min(guidance, 1.0))
+        names = partial(self._name, allowed, asked, min(heeded, 1.0), choice, several, generator, progress)
         noise = partial(self._noise, species != 0, asked.value, generator)
         free = species < 0
-        skeleton, passes = _budget(evaluations, int(free.sum(1).max()))
+        skeleton, passes = _budget(evaluations, int(free.sum(1).max()), several)
         geometry = _flow(partial(moves, species), noise(), flow_times(skeleton), progress)
         for share, back, naming, settling in passes:
-            order = torch.rand(species.shape, device=species.device, generator=generator).masked_fill(~free, 2)
-            again = free & (order.argsort(1).argsort(1) < (share * free.sum(1, keepdim=True)).ceil())
+            again = _some(free, (share * free.sum(1)).ceil(), generator)
             species = names(species, again, geometry, naming)
             if not settling:
                 continue
@@ -242,36 +247,38 @@ class CrystalDiffusion(CrystalGenerator):
         allowed: Tensor,
         asked: Asked,
         guidance: float,
+        choice: float,
+        several: int,
         generator: torch.Generator,
         progress: Progress,
         species: Tensor,
         again: Tensor,
         geometry: Geometry,
-        evaluations: int,
+        rounds: int,
     ) -> Tensor:
-        """Choose the kinds of some atoms, ``again`` (B, N), anew on a given geometry, several times side by side, and draw one of
-        the choices (or what the atoms are now) by how likely its properties are the wanted ones."""
-        several = _NAMINGS if asked.kind.any() else 1
+        """Kinds (B, N) of the atoms, some of them, ``again`` (B, N), chosen anew on a given geometry.
+
+        ``several`` names are drawn side by side, each in so many ``rounds``; one of them, or of what the atoms are now, is kept with a
+        probability that goes with its likelihood to the power of ``choice`` (iterated sampling importance resampling).
+        """
         geometry = geometry[0].repeat_interleave(several, 0), geometry[1].repeat_interleave(several, 0)
-        say = partial(
-            self._say, self.conditions(asked).repeat_interleave(several, 0), geometry=geometry, guidance=guidance
-        )
+        condition = self.conditions(asked).repeat_interleave(several, 0)
         found = species.masked_fill(again, -1).repeat_interleave(several, 0)
-        for left in range(evaluations, 0, -1):
+        for left in range(rounds, 0, -1):
             hidden = found < 0
-            chances = say(found, 1.0).species.masked_fill(~allowed, -torch.inf).softmax(-1)
+            said = self._say(condition, found, 1.0, geometry, guidance)
+            chances = said.species.masked_fill(~allowed, -torch.inf).softmax(-1)
             drawn = torch.multinomial(chances.flatten(0, 1), 1, generator=generator).view_as(found) + 1
-            order = torch.rand(found.shape, device=found.device, generator=generator).masked_fill(~hidden, 2)
-            now = order.argsort(1).argsort(1) < (hidden.sum(1) / left).ceil()[:, None]
-            found = torch.where(hidden & now, drawn, found)
-            progress(1)
+            found = torch.where(_some(hidden, (hidden.sum(1) / left).ceil(), generator), drawn, found)
+            progress(several)
         if several == 1:
             return found
-        estimate = self._estimate(found, *geometry).unflatten(0, (-1, several))
-        found = found.unflatten(0, (-1, several)).clone()
-        complete = (species >= 0).all(1)
-        found[complete, 0] = species[complete]
-        likely = guidance * asked.likelihood(self.conditions.standardised, estimate, _TRUST)
+        found = found.unflatten(0, (-1, several))
+        named = (species >= 0).all(1)
+        found[named, 0] = species[named]
+        estimate = self._estimate(found.flatten(0, 1), *geometry).unflatten(0, (-1, several))
+        progress(several)
+        likely = choice * self.conditions.log_likelihood(asked, estimate, _TRUST)
         chosen = torch.multinomial(likely.softmax(1), 1, generator=generator)
         return found.gather(1, chosen[:, :, None].expand(-1, 1, found.shape[2]))[:, 0]
 
@@ -297,17 +304,26 @@ def _flow(say: Callable[[float, Geometry], Output], geometry: Geometry, times: T
     return geometry
 
 
-def _budget(evaluations: int, hidden: int) -> tuple[int, list[tuple[float, float, int, int]]]:
-    """Steps to a skeleton, and of each pass its share and time (``_PASSES``), its evaluations to name and its steps to settle.
+def _some(of: Tensor, count: Tensor, generator: torch.Generator | None) -> Tensor:
+    """(B, N) some of the atoms in ``of`` (B, N) at random, ``count`` (B,) of each crystal's."""
+    order = torch.rand(of.shape, device=of.device, generator=generator).masked_fill(~of, 2)
+    return of & (order.argsort(1).argsort(1) < count[:, None])
 
-    The first naming, of all ``hidden`` atoms, gets three times what the later ones get; where there is little to share out, it
-    is the only one.
+
+def _budget(evaluations: int, hidden: int, several: int) -> tuple[int, list[tuple[float, float, int, int]]]:
+    """Steps to a skeleton, and of each pass its share and time (``_PASSES``), its rounds of naming and its steps to settle.
+
+    A round takes an evaluation for each of ``several`` names, and choosing among them one more. The first naming, of all
+    ``hidden`` atoms, gets three times what the later ones get; where there is little to share out, it is the only one. In all
+    there are no more than ``evaluations``.
     """
     if not hidden:
         return evaluations, []
-    each = evaluations // 24
-    if each:
+    choosing = several if several > 1 else 0
+    each = (evaluations - len(_PASSES) * choosing) // (18 + 6 * several)
+    if each > 0:
         plan = [(*one, min(hidden, each if k else 3 * each), 2 * each) for k, one in enumerate(_PASSES)]
     else:
-        plan = [(*_PASSES[0], min(hidden, max(1, evaluations // 4)), evaluations // 4)]
-    return max(1, evaluations - sum(naming + settling for *_, naming, settling in plan)), plan
+        naming = max(1, min(hidden, evaluations // (4 * several)))
+        plan = [(*_PASSES[0], naming, evaluations // 4)]
+    return evaluations - sum(naming * several + choosing + settling for *_, naming, settling in plan), plan

@@ -53,7 +53,7 @@ class Source:
 MODELS: dict[str, Source] = {
     "perov-5": Source(
         target="heat_ref",
-        unit="eV",
+        unit="eV/atom",
         folder="perovskite",
         checkpoint="epoch=2664-step=61294.ckpt",
         sha256="70d73b9b4e0ff32990acf222cc3538d0b755cbed1846ae567bebffcfd7be2c72",

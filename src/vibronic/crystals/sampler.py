@@ -114,13 +114,14 @@ def generate(
         start = time.process_time()
         fresh = draw(min(_BATCH, few), progress)
         middle = time.process_time()
-        _judge(fresh, seen, model)
+        _judge(fresh, found, seen, model)
         kept += [len(found) + k for k, atoms in enumerate(fresh) if _worth(atoms, request, conditions, draw.system)]
         found += fresh
         seconds["sampling"] += middle - start
         seconds["checking"] += time.process_time() - middle
     counts = {"candidates": len(found)}
-    counts |= {name: sum(a.info[name] for a in found) for name in ("valid", "unique", "novel")}
+    counts |= {name: sum(a.info[name] for a in found) for name in ("valid", "unique")}
+    counts["novel"] = sum(a.info["unique"] and a.info["novel"] for a in found)
     if wanted > n:
         kept = sorted(sorted(kept, key=lambda k: sum(want(found[k].info) for want in wants))[:n])
     crystals = [found[k] for k in kept[:n]]
@@ -135,8 +136,9 @@ def _wants(model: CrystalGenerator, request: Request) -> list[Callable[[dict[str
     """What is told from the ``info`` of a crystal: how far the model's estimates are from each wish that names a value."""
 
     def far(condition: Condition, info: dict[str, Any]) -> float:
-        spread = float(model.memory.column(condition.name).std(correction=0)) or 1.0
-        return abs(info[f"{condition.name}_estimate"] - condition.value) / spread
+        column = model.memory.column(condition.name)
+        value = min(max(condition.value, float(column.min())), float(column.max()))
+        return abs(info[f"{condition.name}_estimate"] - value) / (float(column.std(correction=0)) or 1.0)
 
     if not model.estimates:
         return []
@@ -280,21 +282,29 @@ def _numbers(formula: str) -> list[int]:
         raise VibronicError(f"'{formula}' is no chemical formula; write it as SrTiO3 or Sr2Ti2O6") from error
 
 
-def _judge(fresh: list[Atoms], seen: Known, model: CrystalGenerator) -> None:
-    """Say in ``info`` which new candidates are valid, which are the first of their kind among all valid ones so far (which
-    are in ``seen``), and which of these the training set does not hold."""
+def _judge(fresh: list[Atoms], before: list[Atoms], seen: Known, model: CrystalGenerator) -> None:
+    """Say in ``info`` which new candidates are valid, which are the first of their kind among all valid ones so far (those of
+    ``before`` are in ``seen``), and which are of a kind that the training set does not hold."""
+    same: dict[int, Atoms] = {}
     for k, atoms in enumerate(fresh):
         atoms.info["valid"] = structural_validity(atoms) and composition_validity(atoms.numbers)
         atoms.info["unique"] = atoms.info["novel"] = False
         reduced: list[Any] = []
         with quiet():
-            if atoms.info["valid"] and seen.find(atoms, reduced) is None:
-                seen.add(k, atoms, reduced)
-                atoms.info["unique"] = True
+            if not atoms.info["valid"]:
+                continue
+            known = seen.find(atoms, reduced)
+        if known is None:
+            seen.add(len(before) + k, atoms, reduced)
+            atoms.info["unique"] = True
+        else:
+            same[k] = (before + fresh)[known]
     first = [atoms for atoms in fresh if atoms.info["unique"]]
     for atoms, new in zip(first, novel(first, model.memory.structures(like=first)), strict=True):
         atoms.info["novel"] = new
         atoms.info["spacegroup"] = space_group(atoms)
+    for k, other in same.items():
+        fresh[k].info["novel"] = other.info["novel"]
 
 
 def _worth(atoms: Atoms, request: Request, conditions: Sequence[Condition], system: Sequence[int]) -> bool:

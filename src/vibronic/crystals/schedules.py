@@ -42,6 +42,6 @@ def strided(steps: int, evaluations: int) -> list[tuple[int, int]]:
     return list(itertools.pairwise(times))
 
 
-def flow_times(evaluations: int, power: float = 1.0) -> Tensor:
-    """(evaluations + 1,) times from 0 (noise) to 1 (data); a ``power`` above 1 takes finer steps towards the data."""
-    return 1 - (1 - torch.linspace(0, 1, evaluations + 1)) ** power
+def flow_times(evaluations: int) -> Tensor:
+    """(evaluations + 1,) even times from 0 (noise) to 1 (data)."""
+    return torch.linspace(0, 1, evaluations + 1)

@@ -7,7 +7,8 @@ wanted property either in its input (condition-dependent initialisation, CDI) or
 The paper leaves open what the defaults of :class:`CrystalDiffusion2024` settle, and further: two layers
 with SiLU in every MLP, hidden width d (4 d behind the attention); alpha and beta of each head their own; y standardised; the
 score divided by its root mean square (the same loss, see :class:`WrappedDiffusion`); a Langevin step of 1e-5 as in DiffCSP
-(Jiao 2023); clean lattices estimated while sampling no larger than those of the training set; a crystal's origin as in the data.
+(Jiao 2023); clean lattices estimated while sampling no larger than those of the training set; no species but those of the training set; the
+loss of an atom divided by the atoms of the batch; a crystal's origin as in the data.
 """
 
 from __future__ import annotations

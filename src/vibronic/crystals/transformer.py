@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from vibronic.crystals.cells import fourier, wrapped
+from vibronic.crystals.cells import fourier, shortest_squared, wrapped
 from vibronic.crystals.corruption import sinusoidal
 
 Injection = Literal["adaln", "cdi", "cds"]
@@ -168,7 +168,7 @@ class CrystalTransformer(nn.Module):
     def _pairs(self, fractional: Tensor, strain: Tensor, metric: Tensor) -> Tensor:
         """(B, N, N, pair) what every atom sees of every other."""
         displacement = wrapped(fractional[:, None] - fractional[:, :, None])
-        squared = torch.einsum("bija,bac,bijc->bij", displacement, metric, displacement)
+        squared = shortest_squared(displacement, metric)
         centres = torch.linspace(0, _REACH, _BUMPS, device=squared.device)
         distance = (squared + 1e-6).sqrt()
         bumps = torch.exp(-0.5 * ((distance[..., None] - centres) * (_BUMPS / _REACH)) ** 2)

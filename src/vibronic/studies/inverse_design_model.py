@@ -17,7 +17,6 @@ from vibronic.core.provenance import write_json
 from vibronic.core.targets import TARGETS
 from vibronic.crystals.conditioning import EQUAL, Condition
 from vibronic.crystals.generator import CrystalGenerator
-from vibronic.crystals.matching import unique
 from vibronic.crystals.metrics import GROUP, success_rates, successes
 from vibronic.crystals.sampler import Request, generate
 from vibronic.crystals.validity import composition_validity, structural_validity
@@ -43,9 +42,6 @@ CONDITIONS = {"cdi": ("minimum",), "cds": ("minimum",), "vibronic": ("minimum", 
 
 VALIDATIONS = 10
 """Times that a training looks at the validation crystals; the weights that fit these best are kept."""
-
-AT_ONCE = 256
-"""Samples of one call; from more than these the sampler would choose, and a raw sample is wanted."""
 
 BEST = 5
 
@@ -127,12 +123,8 @@ def sampled(
     model = network()
     own = plan.evaluations if model.kind == "takahara2024" else None
     wanted = request(model, condition, described["minimum"], own)
-    crystals: list[Atoms] = []
-    seconds = 0.0
-    for start in range(0, plan.samples, AT_ONCE):
-        made = generate(model, wanted, min(AT_ONCE, plan.samples - start), seed * 1000 + start // AT_ONCE)
-        crystals += made.crystals
-        seconds += made.seconds["sampling"]
+    made = generate(model, wanted, plan.samples, seed)
+    crystals = made.crystals
     flags, values = judged(crystals, predict)
     thresholds = list(described["thresholds"].values())
     hits = successes(values, thresholds)["sr5"] & flags["valid"] & flags["unique"] & flags["novel"]
@@ -141,7 +133,7 @@ def sampled(
         "evaluations": wanted.evaluations,
         "guidance": wanted.guidance,
         "samples": len(crystals),
-        "sampling_seconds": seconds,
+        "sampling_seconds": made.seconds["sampling"],
         # The field's validity lets a gas pass: only its volume tells it from a crystal.
         "volume": float(np.median([volume(a) for a in crystals])),
         **figures(flags, values, hits, thresholds),
@@ -159,20 +151,14 @@ def sampled(
 
 
 def judged(crystals: Sequence[Atoms], predict: Predict) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Flags of each sample, and its predicted property (NaN where the structure is not valid).
-
-    The sampler has said of the first of each kind whether the training set holds it; that holds for the others of the kind.
-    """
+    """Flags of each sample, unique and novel as the sampler has said, and its predicted property (NaN where the structure is not
+    valid)."""
     flags = {
         "valid_structure": np.array([structural_validity(a) for a in crystals], dtype=bool),
         "valid_composition": np.array([composition_validity(a.numbers) for a in crystals], dtype=bool),
     }
     flags["valid"] = flags["valid_structure"] & flags["valid_composition"]
-    flags |= {name: np.zeros(len(crystals), dtype=bool) for name in ("unique", "novel")}
-    valid = np.flatnonzero(flags["valid"]).tolist()
-    for k, first in zip(valid, unique([crystals[k] for k in valid]), strict=True):
-        flags["unique"][k] = valid[first] == k
-        flags["novel"][k] = crystals[valid[first]].info["novel"]
+    flags |= {name: np.array([a.info[name] for a in crystals], dtype=bool) for name in ("unique", "novel")}
     values = np.full(len(crystals), np.nan)
     if sound := np.flatnonzero(flags["valid_structure"]).tolist():
         values[sound] = predict([crystals[k] for k in sound])
