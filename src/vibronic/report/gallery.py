@@ -19,7 +19,8 @@ GALLERY = 12
 
 ESTIMATE = (
     "Values of crystals are **the model's own estimates**: what the same network says of them. No calculation and no independent "
-    "model stands behind them; a network can be wrong about what it makes in the same way as it was wrong in making it."
+    "model stands behind them; a network can be wrong about what it makes in the same way as it was wrong in making it, and with guidance it has chosen "
+    "what it makes by these very estimates."
 )
 
 
