@@ -82,7 +82,7 @@ class CrystalGenerator(Model):
             raise VibronicError(f"{atoms.symbols} has {len(found)} atoms in its primitive cell, more than {MAX_ATOMS}")
         if found.numbers.max() > CLASSES:
             raise VibronicError(f"{atoms.symbols} has an element beyond fermium (Z = {CLASSES})")
-        found.info["spacegroup"] = space_group(found)
+        found.info["spacegroup"] = matching.space_group(found) or 1
         return found
 
     def prepare(self, batch: Batch) -> None:
@@ -143,8 +143,3 @@ class CrystalGenerator(Model):
         there = torch.zeros(CLASSES, dtype=torch.bool)
         there[numbers.long() - 1] = True
         return there
-
-
-def space_group(atoms: Atoms, tolerance: float = 0.1) -> int:
-    """International number of a crystal's space group within ``tolerance`` Angstrom; 1 where none is found."""
-    return matching.space_group(atoms, tolerance) or 1

@@ -16,8 +16,8 @@ from ase.formula import Formula
 from vibronic.core.errors import VibronicError
 from vibronic.crystals.cells import padded
 from vibronic.crystals.conditioning import AT_LEAST, AT_MOST, EQUAL, NOTHING, Asked, Condition, beyond
-from vibronic.crystals.generator import CrystalGenerator, space_group
-from vibronic.crystals.matching import Known, novel, quiet
+from vibronic.crystals.generator import CrystalGenerator
+from vibronic.crystals.matching import Known, novel, quiet, space_group
 from vibronic.crystals.validity import composition_validity, structural_validity
 
 Keep = Literal["new", "valid", "all"]
@@ -302,7 +302,7 @@ def _judge(fresh: list[Atoms], before: list[Atoms], seen: Known, model: CrystalG
     first = [atoms for atoms in fresh if atoms.info["unique"]]
     for atoms, new in zip(first, novel(first, model.memory.structures(like=first)), strict=True):
         atoms.info["novel"] = new
-        atoms.info["spacegroup"] = space_group(atoms)
+        atoms.info["spacegroup"] = space_group(atoms) or 1
     for k, other in same.items():
         fresh[k].info["novel"] = other.info["novel"]
 
