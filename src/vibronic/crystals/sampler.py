@@ -59,7 +59,7 @@ class Request:
     guidance: float = 1.0
     evaluations: int | None = None
     keep: Keep = "new"
-    choice: int = 4
+    choice: int = 1
 
 
 @dataclass

@@ -33,7 +33,7 @@ def generate(
     guidance: float | None = None,
     evaluations: int | None = None,
     keep: Literal["new", "valid", "all"] = "new",
-    choice: int = 4,
+    choice: int = 1,
     relax: str | None = None,
     cifs: Path | None = None,
     device: str = "auto",
@@ -64,7 +64,7 @@ def generate(
         evaluations: of the network for each crystal; more are slower and finer.
         keep: new (valid, once each, not in the training set), valid, or all candidates as they come.
         choice: crystals worth keeping from which each one delivered is chosen, by the model's own estimate of what was asked
-            for (values and --best); 1 takes them as they come. No choice with --keep all.
+            for (values and --best); 1 takes them as they come, in which guidance has chosen already. No choice with --keep all.
         relax: engine that relaxes positions and cell of every crystal (see 'vibronic doctor').
         cifs: folder for a CIF of every crystal.
         device: auto, cpu, cuda, ...
