@@ -85,7 +85,7 @@ MODELS |= {
         **CRYSTALS,
         "data": "carbon-24",
         "condition": ["energy_per_atom"],
-        "model": {"guided": ["species", "geometry"], "distinct": False, "symprec": 0.03},
+        "model": {"distinct": False, "symprec": 0.03},
         "training": Training(epochs=300),
         "only": "Carbon of up to 24 atoms in the primitive cell, as a random search at 10 GPa finds it (PBE); whether one can be made is another "
         "question. Estimates are the model's own.",

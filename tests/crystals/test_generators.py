@@ -493,16 +493,20 @@ def test_names_that_fit_are_kept(tiny_model: Tiny, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("hidden", [0, 1, 5, 20])
 @pytest.mark.parametrize("several", [1, 4])
 def test_the_budget_is_spent(evaluations: int, hidden: int, several: int) -> None:
-    """On one skeleton and several passes, of which the first names all atoms; on the flow alone where all species are given."""
+    """On one skeleton and several passes, of which the first names all atoms; on restarts of the flow where all species are given."""
     if evaluations < 5 * several:
         several = 1
     skeleton, passes = _budget(evaluations, hidden, several)
-    naming = sum(rounds * several + (several if several > 1 else 0) for _, _, rounds, _ in passes)
+    naming = sum(rounds * several + (several if several > 1 and rounds else 0) for _, _, rounds, _ in passes)
     assert skeleton + naming + sum(settling for *_, settling in passes) == evaluations
     assert skeleton >= evaluations // 6
-    assert bool(passes) == bool(hidden)
-    assert all(share == 1 for share, *_ in passes[:1])
-    assert all(1 <= rounds <= hidden for _, _, rounds, _ in passes)
+    if hidden:
+        assert passes[0][0] == 1
+        assert all(1 <= rounds <= hidden for _, _, rounds, _ in passes)
+    else:
+        assert bool(passes) == (evaluations >= 25)
+        assert not any(rounds for _, _, rounds, _ in passes)
+        assert [back for _, back, _, _ in passes] == sorted(back for _, back, _, _ in passes)
 
 
 # --- what is refused ---
