@@ -152,6 +152,18 @@ def test_batches_change_nothing_and_other_structures_give_other_values(tiny: Pre
     assert tiny([]).shape == (0,)
 
 
+def test_small_cells_are_repeated(published: Predictor) -> None:
+    """Diamond is diamond in its primitive cell, which is smaller than all that the predictor has seen."""
+    assert len(predictor.repeated(bulk("C"), 1)) == 2
+    assert len(predictor.repeated(bulk("C"), 6)) == 6
+    assert len(predictor.repeated(bulk("C", cubic=True), 6)) == 8
+    slab = Atoms("C2", positions=[(0, 0, 0), (0, 0, 1.5)], cell=[2.5, 2.4, 9.0], pbc=True)
+    assert predictor.repeated(slab, 6).cell.lengths().tolist() == pytest.approx([2.5, 7.2, 9.0])
+    of_carbon = load(None, "carbon-24")
+    primitive, cubic = of_carbon([bulk("C"), bulk("C", cubic=True)])
+    assert primitive == pytest.approx(cubic, abs=0.03)  # as two atoms it is judged 0.1 higher
+
+
 def test_what_is_no_crystal_is_not_a_number(tiny: Predictor) -> None:
     good = random_crystal(0)
     nan, infinite, flat, crushed, double, odd, heavy = (good.copy() for _ in range(7))
@@ -211,4 +223,4 @@ def test_published_weights_give_known_heats_of_formation(published: Predictor) -
         for symbols, (a, x) in along.items()
     ]
     assert np.abs(published(crystals) - [1.4383, 1.6049]).max() < 0.1
-    assert (published.target, published.unit) == ("heat_ref", "eV")
+    assert (published.target, published.unit) == ("heat_ref", "eV/atom")
