@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
-HIDDEN = {"what", "question", "command", "machine", "versions", "units", "rows", "runs", "plan", "parity"}
+HIDDEN = {"what", "question", "command", "machine", "measured", "versions", "units", "rows", "runs", "plan", "parity"}
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
