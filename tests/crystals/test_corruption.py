@@ -67,9 +67,7 @@ def test_strides_lead_from_noise_to_the_crystal(steps: int, evaluations: int) ->
 
 def test_times_of_the_flow() -> None:
     assert flow_times(4).tolist() == pytest.approx([0, 0.25, 0.5, 0.75, 1])
-    fine = flow_times(4, 2.0)
-    assert (float(fine[0]), float(fine[-1])) == (0, 1)
-    assert (fine.diff().diff() < 0).all()
+    assert flow_times(0).tolist() == [0]
 
 
 def test_sinusoidal_features() -> None:

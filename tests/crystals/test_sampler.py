@@ -244,14 +244,14 @@ def test_the_best_are_chosen_by_their_estimates(ask: Ask, handing_out, crystals:
         salt.set_cell(salt.cell * (1 + 0.01 * k), scale_atoms=True)
         new.append(salt if k in (0, 1) else atoms)
     fixed = handing_out(new, [0.0, 0.3, 9, 9, 9, 9, 9, 9])
-    made = ask(n=1, keep="new", best="band_gap")
+    made = ask(n=1, keep="new", best="band_gap", choice=4)
     assert [a.info["band_gap_estimate"] for a in made.crystals] == pytest.approx([0.0])
     assert made.crystals[0].info["id"] == "0-0"
     kind, value = fixed.given[0][1].kind, fixed.given[0][1].value
     assert (kind == 2).all()  # at most, the lowest twentieth of 0 ... 7
     assert float(value[0, 0]) == pytest.approx(0.35)
     handing_out(new, [6.9, 7.5, 0, 0, 0, 0, 0, 0])
-    made = ask(n=1, keep="new", best="band_gap", highest=True)
+    made = ask(n=1, keep="new", best="band_gap", highest=True, choice=4)
     assert [a.info["band_gap_estimate"] for a in made.crystals] == pytest.approx([7.5])
 
 

@@ -66,7 +66,7 @@ def test_every_shipped_model_says_what_it_is_for_and_its_zero() -> None:
         model, card = store.load(name)
         assert len(card.summary) > 100
         assert card.data["elements"] == [chemical_symbols[z] for z in model.elements.tolist()]
-        zeros = {"energy", "heat_ref", "formation_energy_per_atom"}
+        zeros = {"energy", "heat_ref", "energy_per_atom", "formation_energy_per_atom"}
         assert {t.name for t in model.targets if t.name in zeros} == set(card.references)
 
 

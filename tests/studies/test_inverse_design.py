@@ -185,14 +185,15 @@ def test_nothing_valid_is_no_share_of_the_valid() -> None:
     assert (found["sr5"], found["novel"], found["sr5_all"], found["hits"]) == (None, None, 0.0, 0.0)
 
 
-def test_samples_of_one_kind_are_new_or_known_together() -> None:
+def test_samples_are_judged_as_the_sampler_did() -> None:
     crystals = [bulk("NaCl", "rocksalt", 5.6), bulk("NaCl", "rocksalt", 5.7), bulk("MgO", "rocksalt", 4.2)]
     crystals.append(Atoms("NaCl", positions=[[0, 0, 0], [0.1, 0, 0]], cell=[4] * 3, pbc=True))
-    for atoms, new in zip(crystals, (True, False, False, False), strict=True):
-        atoms.info["novel"] = new
+    said = [(True, True), (False, True), (True, False), (False, False)]
+    for atoms, (first, new) in zip(crystals, said, strict=True):
+        atoms.info |= {"unique": first, "novel": new}
     flags, values = judged(crystals, predict)
-    assert flags["unique"].tolist() == [True, False, True, False]
-    assert flags["novel"].tolist() == [True, True, False, False]
+    assert flags["valid"].tolist() == [True, True, True, False]
+    assert list(zip(flags["unique"].tolist(), flags["novel"].tolist(), strict=True)) == said
     assert np.isfinite(values).tolist() == [True, True, True, False]
 
 

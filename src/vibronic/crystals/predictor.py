@@ -178,9 +178,10 @@ class Predictor:
 
 def repeated(atoms: Atoms, smallest: int) -> Atoms:
     """The crystal in a cell of at least ``smallest`` atoms, repeated along its shortest vector."""
+    if not 0 < len(atoms) < smallest:
+        return atoms
     times = [1, 1, 1]
-    if 0 < len(atoms) < smallest:
-        times[int(atoms.cell.lengths().argmin())] = math.ceil(smallest / len(atoms))
+    times[int(atoms.cell.lengths().argmin())] = math.ceil(smallest / len(atoms))
     return atoms.repeat(times)
 
 
