@@ -178,7 +178,7 @@ class Predictor:
 
 def repeated(atoms: Atoms, smallest: int) -> Atoms:
     """The crystal in a cell of at least ``smallest`` atoms, repeated along its shortest vector."""
-    if not 0 < len(atoms) < smallest:
+    if not 0 < len(atoms) < smallest or not abs(atoms.cell.volume) > 0:
         return atoms
     times = [1, 1, 1]
     times[int(atoms.cell.lengths().argmin())] = math.ceil(smallest / len(atoms))
