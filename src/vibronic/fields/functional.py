@@ -30,8 +30,8 @@ class KernelFunctional(nn.Module):
 
     Args:
         points: inducing points over all elements; divided by the square root of how many atoms of each there are.
-        hydrogen_points, hydrogen_amplitude: of hydrogen's share of points, and of the amplitude, what hydrogen gets: the
-            neighbours of a hydrogen atom see it too.
+        hydrogen_points: of hydrogen's share of points, what hydrogen gets: the neighbours of a hydrogen atom see it too.
+        hydrogen_amplitude: of the amplitude, what hydrogen gets.
         length: of the kernel, in units of the median distance between two atoms of an element.
         amplitude: of the functions that the kernel stands for, before they are fitted.
         linear: the same of the linear function beside them; 0 leaves it out.
