@@ -174,19 +174,9 @@ def stages(n: int, seeds: int) -> dict[str, Any]:
             lattice = lattice_of(strain * network.spread + network.center, cells.n_atoms)
             settled = Cells(cells.numbers, fractional % 1, lattice).to_atoms()
             found[f"settled from {back}"] = _success(settled, known, predict)
-        named = network._name(
-            network.allowed(),
-            asked,
-            1.0,
-            1.0,
-            4,
-            generator,
-            lambda count: None,
-            -cells.mask.long(),
-            cells.mask,
-            true,
-            5,
-        )
+        hidden, silent = -cells.mask.long(), lambda count: None
+        name = partial(network._name, network.allowed(), asked, guidance=1.0, choice=1.0, several=4, rounds=5)
+        named = name(generator=generator, progress=silent, species=hidden, again=cells.mask, geometry=true)
         found["named on true skeletons"] = _success(Cells(named, true[0], cells.lattice).to_atoms(), known, predict)
     for row in found.items():
         print(*row, flush=True)

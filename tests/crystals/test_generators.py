@@ -439,13 +439,19 @@ def test_guidance_one_is_no_guidance_and_zero_no_condition(tiny_model: Tiny) -> 
     assert equal(samples(unguided, guidance=4.0), samples(unguided))
 
 
-@pytest.mark.usefixtures("single")
-def test_names_are_chosen_by_their_estimated_properties(tiny_model: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of an estimate that counts sulphur, what is asked for decides how much of it there is, where conditions are heeded."""
+def shares(tiny_model: Tiny) -> CrystalDiffusion:
+    """A model whose property is a share, 0 to 1, standardised as it is."""
     model = tiny_model("adaln")
     assert isinstance(model, CrystalDiffusion)
     model.conditions.mean, model.conditions.spread = torch.zeros(1), torch.ones(1)
     model.conditions.ranked = torch.tensor([[0.0, 1.0]])
+    return model
+
+
+@pytest.mark.usefixtures("single")
+def test_names_are_chosen_by_their_estimated_properties(tiny_model: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an estimate that counts sulphur, what is asked for decides how much of it there is, where conditions are heeded."""
+    model = shares(tiny_model)
     monkeypatch.setattr(model, "_estimate", lambda numbers, *_: (numbers == 16).double().mean(1, keepdim=True))
     # The network itself is told nothing.
     nothing = torch.zeros(64, model.conditions.spacegroups.embedding_dim)
@@ -467,10 +473,7 @@ def test_names_are_chosen_by_their_estimated_properties(tiny_model: Tiny, monkey
 @pytest.mark.usefixtures("single")
 def test_names_that_fit_are_kept(tiny_model: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     """What alone answers the wish survives every attempt to name it anew; what was drawn anew is judged by its own estimate."""
-    model = tiny_model("adaln")
-    assert isinstance(model, CrystalDiffusion)
-    model.conditions.mean, model.conditions.spread = torch.zeros(1), torch.ones(1)
-    model.conditions.ranked = torch.tensor([[0.0, 1.0]])
+    model = shares(tiny_model)
     here = torch.tensor([[16, 30, 16], [16, 30, 0]]).repeat_interleave(20, 0)
     wanted = [[16, 30, 16], [16, 30, 0]]
     monkeypatch.setattr(
