@@ -206,6 +206,8 @@ def _one_line(message: str, function: Callable[..., Any]) -> str:
     text = " ".join(message.replace("Parser key", "option").split()).rstrip(".")
     if text.startswith("Unexpected config"):
         text = "the file of --config must hold lines like 'key: value'"
+    union = r"Does not validate against any of the Union subtypes Subtypes: \[(\w+), NoneType\].* Given value: (.*)"
+    text = re.sub(union, r"expected \1, got '\2'", text)
     text = re.sub(r"Expected an? (.*?)\.? Got value: (.*)", r"expected \1, got '\2'", text)
     text = re.sub(r"<class '(\w+)'>", r"\1", text)
     text = re.sub(r"typing\.Literal\[(.*?)\]", r"one of \1", text)

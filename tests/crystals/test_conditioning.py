@@ -9,12 +9,14 @@ from vibronic.core.errors import VibronicError
 from vibronic.crystals.conditioning import (
     AT_LEAST,
     AT_MOST,
+    BETWEEN,
     EQUAL,
     NOTHING,
     Asked,
     Condition,
     ConditionEmbedding,
     beyond,
+    merged,
 )
 
 # --- parsing ---
@@ -28,6 +30,7 @@ from vibronic.crystals.conditioning import (
         ("band_gap >= 2.5", "band_gap", AT_LEAST, 2.5, "band_gap>=2.5"),
         (" a<1e-3 ", "a", AT_MOST, 1e-3, "a<=0.001"),
         ("a.b<=+7", "a.b", AT_MOST, 7.0, "a.b<=7"),
+        ("-1 < a <= 2.5", "a", BETWEEN, -1.0, "-1<=a<=2.5"),
     ],
 )
 def test_what_people_type(typed: str, name: str, kind: int, value: float, told: str) -> None:
@@ -38,10 +41,30 @@ def test_what_people_type(typed: str, name: str, kind: int, value: float, told: 
 
 
 @pytest.mark.parametrize(
-    "typed", ["", "band_gap", "=3", "a=", "a=b", "a==3", "a=1 2", "a<nan", "a>inf", "a=-inf", "1<a<2", "a=<3", "a!3"]
+    "typed",
+    [
+        "",
+        "band_gap",
+        "=3",
+        "a=",
+        "a=b",
+        "a==3",
+        "a=1 2",
+        "a<nan",
+        "a>inf",
+        "a=-inf",
+        "1<a>2",
+        "1>a<2",
+        "1<a=2",
+        "x<a<2",
+        "a=<3",
+        "a!3",
+    ],
 )
 def test_what_is_not_understood(typed: str) -> None:
-    with pytest.raises(VibronicError, match=r"is not understood; write NAME=VALUE, 'NAME<VALUE' or 'NAME>VALUE'"):
+    with pytest.raises(
+        VibronicError, match=r"is not understood; write NAME=VALUE, 'NAME<VALUE', 'NAME>VALUE' or 'VALUE"
+    ):
         Condition.parse(typed)
 
 
@@ -50,13 +73,40 @@ def test_which_values_keep_a_bound() -> None:
     assert Condition.parse("a<2").met(values).tolist() == [True, True, False]
     assert Condition.parse("a>2").met(values).tolist() == [False, True, True]
     assert Condition.parse("a=2").met(values).all()
+    assert Condition.parse("1.5<a<3").met(values).tolist() == [False, True, True]
 
 
-def test_what_is_said_of_values_out_of_range() -> None:
-    asked = [Condition.parse(t) for t in ("a=3", "a<-1", "a=0.5", "a>1", "a=0")]
-    said = beyond(asked, {"a": 0.0}, {"a": 1.0})
-    assert len(said) == 2
-    assert said[0].startswith("a=3 lies outside the training range of a, 0 to 1")
+def test_two_bounds_are_an_interval() -> None:
+    one, low, high = (Condition.parse(t) for t in ("b=1", "a>1", "a<2"))
+    for both in ([low, one, high], [high, one, low]):
+        assert set(merged(both)) == {one, Condition.parse("1<a<2")}
+    with pytest.raises(VibronicError, match="nothing is within the conditions 'a>=1' and 'a<=0'"):
+        merged([low, Condition.parse("a<0")])
+    for twice in (low, Condition.parse("a=1.5")):
+        with pytest.raises(VibronicError, match="'a' is asked for twice"):
+            merged([low, twice])
+    with pytest.raises(VibronicError, match="give the lower end first"):
+        Condition.parse("2<a<1")
+
+
+@pytest.mark.parametrize(
+    ("asked", "used"),
+    [
+        ("a=3", "a=1"),
+        ("a<-1", "a<=0"),
+        ("a>0.5", "a>=0.5"),
+        ("a=1", None),
+        ("-1<a<0.5", "0<=a<=0.5"),
+        ("0.2<a<0.5", "0.2<=a<=0.5"),
+        ("2<a<3", "a=1"),
+    ],
+)
+def test_conditions_beyond_the_training_range(asked: str, used: str | None) -> None:
+    condition = Condition.parse(asked)
+    assert str(condition.within(0.0, 1.0)) == (used or asked)
+    said = beyond(condition, 0.0, 1.0)
+    assert (said is None) == (condition == condition.within(0.0, 1.0))
+    assert said is None or said.startswith(f"{condition} lies outside the training range of a, 0 to 1")
 
 
 # --- embedding ---

@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +22,11 @@ from vibronic.crystals.cells import Cells, centred, strain_of
 from vibronic.crystals.conditioning import AT_LEAST, AT_MOST, EQUAL, NOTHING, Asked
 from vibronic.crystals.generator import CrystalGenerator
 from vibronic.crystals.matching import match_rate
-from vibronic.crystals.model import CrystalDiffusion, _budget
+from vibronic.crystals.model import CrystalDiffusion, _budget, _Choice
 from vibronic.crystals.sampler import Request, generate
 from vibronic.crystals.takahara2024 import CrystalDiffusion2024, RelativePositions
 from vibronic.crystals.transformer import Output
+from vibronic.crystals.validity import composition_validity
 from vibronic.learning import store
 
 few = settings(
@@ -484,12 +484,28 @@ def test_names_that_fit_are_kept(tiny_model: Tiny, monkeypatch: pytest.MonkeyPat
     asked = Asked(torch.ones(40, 1), torch.full((40, 1), EQUAL), torch.zeros(40, dtype=torch.long))
     geometry, generator = (torch.rand(40, 3, 3), torch.randn(40, 6)), torch.Generator().manual_seed(0)
     with torch.no_grad():
-        named = partial(model._name, model.allowed((16, 30)), asked, 1.0)
-        kept = named(1.0, 4, generator, lambda n: None, here, here > 0, geometry, 2)
-        drawn = named(0.0, 1, generator, lambda n: None, here, here > 0, geometry, 2)
+        chosen, alone = (_Choice(model.allowed((16, 30)), asked, 1.0, *how) for how in ((1.0, 4), (0.0, 1)))
+        kept = model._name(chosen, here, here > 0, geometry, 2, generator, lambda n: None)
+        drawn = model._name(alone, here, here > 0, geometry, 2, generator, lambda n: None)
     assert torch.equal(kept, here)
     assert not torch.equal(drawn, here)
     assert torch.equal(drawn > 0, here > 0)
+
+
+@pytest.mark.usefixtures("single")
+def test_charges_of_chosen_names_balance(tiny_model: Tiny) -> None:
+    model = shares(tiny_model)
+    asked = Asked(torch.ones(60, 1), torch.full((60, 1), EQUAL), torch.zeros(60, dtype=torch.long))
+
+    def possible(guidance: float, atoms: int) -> float:
+        generator = torch.Generator().manual_seed(0)
+        free, allowed = torch.full((60, atoms), -1), model.allowed((9, 11, 12, 13))
+        cells, _ = model.sample(free, allowed, asked, 100, guidance, generator, lambda n: None)
+        return float(np.mean([composition_validity(row) for row in cells.numbers.numpy()]))
+
+    for atoms in (3, 5):
+        assert possible(1.0, atoms) < 0.95  # as they were learned
+        assert possible(2.0, atoms) > possible(1.0, atoms) + 0.05
 
 
 @pytest.mark.parametrize("evaluations", [1, 2, 5, 20, 24, 57, 58, 100, 1000])

@@ -181,6 +181,17 @@ def test_what_is_no_crystal_is_not_a_number(tiny: Predictor) -> None:
         tiny([good], batch_size=0)
 
 
+def test_predictions_far_outside_what_was_learned_are_none(tiny: Predictor) -> None:
+    """One standard deviation beyond the values of the training set, here between two crystals' own."""
+    crystals = [random_crystal(seed) for seed in range(6)]
+    values = tiny(crystals)
+    middle = (sorted(values)[2] + sorted(values)[3]) / 2
+    for learned, believed in (((middle + 2.0, np.inf), values >= middle), ((-np.inf, middle - 2.0), values <= middle)):
+        found = Predictor(tiny.network, mean=1.0, std=2.0, learned=learned)(crystals)
+        assert np.array_equal(np.isfinite(found), believed)
+        assert np.array_equal(found[believed], values[believed])
+
+
 def test_wheels_and_folders_are_read_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = MODELS["perov-5"]
     scaler = f"{source.folder}/prop_scaler.pt"

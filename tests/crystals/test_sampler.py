@@ -10,7 +10,7 @@ from ase import Atoms
 from vibronic.core.batch import Batch
 from vibronic.core.errors import VibronicError
 from vibronic.crystals import sampler
-from vibronic.crystals.conditioning import Condition
+from vibronic.crystals.conditioning import EQUAL, Condition
 from vibronic.crystals.generator import CrystalGenerator
 from vibronic.crystals.sampler import Request, generate
 from vibronic.crystals.validity import composition_validity, structural_validity
@@ -51,7 +51,11 @@ def ask(trained: CrystalGenerator, monkeypatch: pytest.MonkeyPatch) -> Ask:
         ([], {"system": ("Na", "H")}, "the model has never seen H;"),
         ([], {"composition": "Quark"}, "'Quark' is no chemical formula; write it as"),
         ([], {"composition": "NaCl("}, "is no chemical formula"),
+        ([], {"composition": ""}, "'' is no chemical formula"),
         ([], {"system": ("Salt",)}, "'Salt' is no chemical formula"),
+        ([], {"system": ("Qq",)}, "'Qq' is no element"),
+        ([], {"system": ("Na", "Cl", "Cs", "F")}, "4 elements do not fit into a cell of 3 atoms"),
+        ([], {"system": ("Na", "Cl"), "n_atoms": 1}, "2 elements do not fit into a cell of 1 atoms"),
         ([], {"n_atoms": 9}, "the model knows cells of 1 to 3 atoms, not of 9"),
         ([], {"n_atoms": 0}, "the model knows cells of 1 to 3 atoms, not of 0"),
         ([], {"composition": "Na4Cl4"}, "the model knows cells of 1 to 3 atoms, not of 8"),
@@ -111,7 +115,7 @@ def test_all_candidates_as_they_come(ask: Ask) -> None:
     for k, atoms in enumerate(made.crystals):
         assert atoms.info["id"] == f"0-{k}"
         assert atoms.info["seed"] == 0
-        assert str(atoms.info["band_gap_asked"]) == "3"
+        assert atoms.info["band_gap_asked"] == 3.0
         assert np.isfinite(atoms.info["band_gap_estimate"])
         assert atoms.info["valid"] == (structural_validity(atoms) and composition_validity(atoms.numbers))
         assert atoms.info["valid"] >= max(atoms.info["unique"], atoms.info["novel"])
@@ -209,7 +213,7 @@ def test_no_valid_sample_at_all(ask: Ask, handing_out, crystals: list[Atoms]) ->
         made = ask(n=3, keep=keep)
         assert made.crystals == []
         assert made.counts["valid"] == 0
-        assert made.remarks == ["0 of 3 crystals were found among 24 candidates"]
+        assert made.passed["valid"] == 0
     made = ask(n=3, keep="valid", best="band_gap")
     assert made.crystals == []
 
@@ -220,6 +224,41 @@ def test_bounds_are_kept_by_the_estimate(ask: Ask, handing_out, crystals: list[A
         made = ask(bound, n=16, keep="valid", choice=1)
         assert {round(a.info["band_gap_estimate"]) for a in made.crystals} == expected
     assert len(ask("band_gap<2", n=8, keep="all").crystals) == 8
+
+
+def test_an_interval_is_asked_for_by_values_within_it(ask: Ask, handing_out, crystals: list[Atoms]) -> None:
+    fixed = handing_out(crystals, [0.0, 1, 2, 3, 4, 5, 6, 7])
+    for conditions in (["1.5<band_gap<5"], ["band_gap<5", "band_gap>1.5"]):
+        made = ask(*conditions, n=16, keep="valid")
+        assert {round(a.info["band_gap_estimate"]) for a in made.crystals} == {2, 3, 4, 5}
+        assert {a.info["band_gap_asked"] for a in made.crystals} == {"1.5 to 5"}
+        assert (fixed.given[-1][1].kind == EQUAL).all()
+    values = torch.cat([asked.value[:, 0] for _, asked, _, _ in fixed.given])
+    assert set(values.tolist()) == {2.0, 3.0, 4.0, 5.0}
+    ask("2.2<band_gap<2.8", n=2)  # between two values of the training set
+    assert fixed.given[-1][1].value.flatten().tolist() == pytest.approx([2.5, 2.5])
+
+
+def test_why_nothing_was_kept(ask: Ask, handing_out, crystals: list[Atoms]) -> None:
+    handing_out(variants(crystals), [3.0] * 5)
+    made = ask("band_gap<1", n=2, keep="new", n_atoms=2)
+    assert made.crystals == []
+    valid, new, within = made.passed.values()
+    assert (valid, new, within) == (made.counts["valid"], made.counts["novel"], 0)
+    assert list(made.passed)[-1] == "within band_gap<=1 by the model's own estimate"
+    assert not made.remarks
+
+
+def test_a_bound_beyond_the_range_is_kept_as_it_was_used(ask: Ask, handing_out, crystals: list[Atoms]) -> None:
+    handing_out(crystals, [-0.5, 1, 2, 3, 4, 5, 6, 7])
+    made = ask("band_gap<-2", n=2, keep="valid")
+    assert [a.info["band_gap_estimate"] for a in made.crystals] == [-0.5, -0.5]
+    assert "the nearest value that was seen is used" in made.remarks[0]
+
+
+def test_a_choice_that_has_nothing_to_go_by_is_told(ask: Ask) -> None:
+    for request in ({"keep": "valid"}, {"keep": "all", "best": "band_gap"}):
+        assert "nothing is chosen" in ask(n=1, choice=2, **request).remarks[0]
 
 
 def test_of_several_the_nearest_are_chosen(ask: Ask, handing_out, crystals: list[Atoms]) -> None:
@@ -260,7 +299,7 @@ def test_the_best_of_a_model_without_bounds_or_estimates(tiny_model) -> None:
     for highest, extreme in ((False, "0"), (True, "7")):
         made = generate(model, Request(best="band_gap", highest=highest, keep="all", evaluations=4), 3)
         assert len(made.crystals) == 3
-        assert {a.info["band_gap_asked"] for a in made.crystals} == {extreme}
+        assert {a.info["band_gap_asked"] for a in made.crystals} == {float(extreme)}
         assert all("band_gap_estimate" not in a.info for a in made.crystals)
 
 
@@ -311,6 +350,30 @@ def test_more_than_one_batch(ask: Ask, handing_out, crystals: list[Atoms], monke
     made = ask(n=11, keep="all")
     assert len(made.crystals) == 11
     assert [a.info["id"] for a in made.crystals] == [f"0-{k}" for k in range(11)]
+
+
+def test_sizes_without_new_crystals_are_left(trained: CrystalGenerator) -> None:
+    counts = trained.memory.draw_counts(2000, [], torch.Generator().manual_seed(0), {2: (98, 0), 3: (8, 8)})
+    shares = torch.bincount(counts, minlength=4)[1:] / 2000
+    weights = np.array([1 * 1 / 2, 6 * 1 / 100, 1 * 9 / 10])
+    assert shares.numpy() == pytest.approx(weights / weights.sum(), abs=0.03)
+
+
+def test_new_crystals_are_sought_where_they_were_found(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[dict] = []
+    learn = sampler._Candidates.learn
+
+    def heard(self: sampler._Candidates, size: int, worth: bool) -> None:
+        learn(self, size, worth)
+        told.append(dict(self.tried))
+
+    monkeypatch.setattr(sampler._Candidates, "learn", heard)
+    made = ask(n=3, keep="new")
+    assert sum(tried for tried, _ in told[-1].values()) == made.counts["candidates"]
+    assert sum(kept for _, kept in told[-1].values()) >= len(made.crystals)
+    told.clear()
+    ask(n=3, keep="valid")
+    assert told[-1] == {}
 
 
 def test_numbers_of_atoms_follow_the_conditions(trained: CrystalGenerator) -> None:

@@ -59,7 +59,7 @@ def train(
             return loss(batch)
 
         model.loss = dying  # type: ignore[method-assign]
-    fit(model, data[0], data[1] if validated else None, out, how, seed=5, device="cpu", progress=False)
+    fit(model, data[0], data[1] if validated else None, out, how, seed=5, device="cpu", progress=False, say=print)
     return model
 
 
@@ -70,13 +70,15 @@ def same(a: Model, b: Model) -> bool:
 
 @pytest.mark.parametrize("validated", [True, False], ids=["validated", "unvalidated"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_killed_and_resumed_is_bit_for_bit_the_same(kind, validated, labelled_copper, tmp_path: Path) -> None:
+def test_killed_and_resumed_is_bit_for_bit_the_same(kind, validated, labelled_copper, tmp_path: Path, capsys) -> None:
     """6 epochs of 4 steps, straight and killed in the middle of the fourth."""
     how = Training(epochs=6, batch_size=4, learning_rate=1e-2, ema=0.9)
     straight = train(kind, labelled_copper, tmp_path / "straight", how, validated)
     with pytest.raises(Killed):
         train(kind, labelled_copper, tmp_path / "killed", how, validated, dies_after=14)
+    assert not capsys.readouterr().out
     resumed = train(kind, labelled_copper, tmp_path / "killed", how, validated)
+    assert capsys.readouterr().out == "going on after epoch 3 of 6\n"
     assert same(straight, resumed)
     assert not same(straight, fresh(kind))
     again = train(kind, labelled_copper, tmp_path / "killed", how, validated)  # nothing is left to do

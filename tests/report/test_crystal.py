@@ -54,6 +54,19 @@ def test_a_bond_through_a_face_ends_half_way_on_both_sides():
     assert sorted((b["start"][0], b["end"][0]) for b in bonds) == [(1, 0), (3, 4)]
 
 
+def test_a_neighbour_outside_the_cell_is_drawn_with_its_bond():
+    atoms = Atoms("H2", positions=[[1.7, 2, 2], [2.3, 2, 2]], cell=[4, 4, 4], pbc=True)
+    atoms.wrap()
+    inside = scene(atoms)
+    atoms.positions[:, 0] += 2.0
+    atoms.wrap()  # now the bond crosses a face
+    across = scene(atoms)
+    assert (len(inside["atoms"]), len(across["atoms"])) == (2, 4)
+    places = {tuple(a["xyz"]) for a in across["atoms"]}
+    assert all({tuple(b["start"]), tuple(b["end"])} <= places for b in across["bonds"])
+    assert [length(b) for b in across["bonds"]] == pytest.approx([0.6, 0.6])
+
+
 def test_a_bond_of_an_atom_with_its_own_image_is_drawn():
     atoms = Atoms("H", positions=[[0, 2, 2]], cell=[4, 4, 4], pbc=True)
     bonds = scene(atoms, [(0, 0, (1, 0, 0), 0.5), (0, 0, (-1, 0, 0), 0.5)])["bonds"]

@@ -91,7 +91,7 @@ def test_crystals_from_it(home: Path, model: str, tmp_path: Path, capsys: pytest
     with out.with_suffix(".csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [r["id"] for r in rows] == [a.info["id"] for a in frames]
-    assert [r["formula"] for r in rows] == [a.get_chemical_formula() for a in frames]
+    assert [r["formula"] for r in rows] == [a.get_chemical_formula("metal") for a in frames]
     assert [int(r["n_atoms"]) for r in rows] == [len(a) for a in frames]
     counts = json.loads(out.with_suffix(".json").read_text())
     assert counts["counts"]["candidates"] == counts["counts"]["delivered"] == 6
@@ -102,7 +102,7 @@ def test_crystals_from_it(home: Path, model: str, tmp_path: Path, capsys: pytest
     assert record["config"]["conditions"] == ["band_gap=2.5"]
     assert record["config"]["keep"] == "all"
     cifs = sorted((tmp_path / "cifs").iterdir())
-    assert [p.name for p in cifs] == [f"{a.info['id']}-{a.get_chemical_formula()}.cif" for a in frames]
+    assert [p.name for p in cifs] == [f"{a.info['id']}-{a.get_chemical_formula('metal')}.cif" for a in frames]
     first = read(cifs[0])
     assert sorted(first.numbers) == sorted(frames[0].numbers)
     assert abs(first.cell.volume) == pytest.approx(abs(frames[0].cell.volume), rel=1e-3)

@@ -1,26 +1,27 @@
 """What is asked of a crystal: a value of a property, a bound on it, a space group; drawn in training, parsed from requests.
 
-A condition is a value and what it means: nothing is asked, the property equals it, is at most it, or is at least it. Bounds
-are learned as such: a crystal of property y is shown with bounds drawn above (below) y and weighted so that the model is that of
+A condition is a value and what it means: nothing is asked, the property equals it, is at most it, or is at least it. An interval is
+asked for by values of the training set within it, a different one for each crystal. Bounds are learned as such: a crystal of property y is shown with bounds drawn above (below) y and weighted so that the model is that of
 all crystals of the training set within the bound, but for the most extreme two in a hundred, whose weights are cut off at 4.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from vibronic.core.errors import VibronicError
 
-NOTHING, EQUAL, AT_MOST, AT_LEAST = range(4)
+NOTHING, EQUAL, AT_MOST, AT_LEAST, BETWEEN = range(5)
 SPACE_GROUPS = 230
 _CENTRES = 16
 _SIGNS = {"=": EQUAL, "<": AT_MOST, "<=": AT_MOST, ">": AT_LEAST, ">=": AT_LEAST}
-_NAMES = {NOTHING: "", EQUAL: "=", AT_MOST: "<=", AT_LEAST: ">="}
+_NAMES = {NOTHING: "", EQUAL: "", AT_MOST: "<=", AT_LEAST: ">="}
 
 
 @dataclass
@@ -40,38 +41,89 @@ class Asked:
 
 @dataclass(frozen=True)
 class Condition:
-    """One property of a request: ``heat_ref=-0.3``, ``band_gap>=1.5``."""
+    """One property of a request: ``heat_ref=-0.3``, ``band_gap>=1.5``, ``1<=band_gap<=2``.
+
+    Attributes:
+        value: in the unit of the property; the lower end of an interval.
+        upper: end of an interval.
+    """
 
     name: str
     kind: int
     value: float
+    upper: float = math.inf
 
     def __str__(self) -> str:
-        return f"{self.name}{_NAMES[self.kind]}{self.value:g}"
+        if self.kind == BETWEEN:
+            return f"{self.value:g}<={self.name}<={self.upper:g}"
+        return f"{self.name}{'=' if self.kind == EQUAL else ''}{self.wish}"
+
+    @property
+    def wish(self) -> str:
+        """Without the name: ``-0.3``, ``>=1.5``, ``1 to 2``."""
+        return f"{self.value:g} to {self.upper:g}" if self.kind == BETWEEN else f"{_NAMES[self.kind]}{self.value:g}"
 
     @classmethod
     def parse(cls, text: str) -> Condition:
         """A condition from what people type.
 
         Raises:
-            VibronicError: it has not the form NAME=VALUE, NAME<VALUE or NAME>VALUE.
+            VibronicError: it has not the form NAME=VALUE, NAME<VALUE, NAME>VALUE or VALUE<NAME<VALUE.
         """
-        found = re.fullmatch(r"\s*([^\s=<>]+)\s*(<=|>=|=|<|>)\s*(\S+)\s*", text)
+        found = re.fullmatch(r"\s*(?:(\S+?)\s*<=?\s*)?([^\s=<>]+)\s*(<=|>=|=|<|>)\s*(\S+)\s*", text)
         try:
             assert found
-            value = float(found[3])
-            assert abs(value) < float("inf")
+            ends = [float(end) for end in (found[1], found[4]) if end is not None]
+            assert all(map(math.isfinite, ends))
+            assert len(ends) == 1 or found[3] in ("<", "<=")
         except (AssertionError, ValueError):
             raise VibronicError(
-                f"the condition '{text}' is not understood; write NAME=VALUE, 'NAME<VALUE' or 'NAME>VALUE' with a number"
+                f"the condition '{text}' is not understood; write NAME=VALUE, 'NAME<VALUE', 'NAME>VALUE' or "
+                "'VALUE<NAME<VALUE' with numbers"
             ) from None
-        return cls(found[1], _SIGNS[found[2]], value)
+        if len(ends) == 1:
+            return cls(found[2], _SIGNS[found[3]], ends[0])
+        if ends[0] >= ends[1]:
+            raise VibronicError(f"nothing is within the condition '{text}'; give the lower end first")
+        return cls(found[2], BETWEEN, *ends)
 
     def met(self, values: Tensor) -> Tensor:
-        """Which values keep a bound; all of them where the condition is no bound."""
+        """Which values keep a bound, or both; all of them where the condition is no bound."""
         if self.kind == AT_MOST:
             return values <= self.value
-        return values >= self.value if self.kind == AT_LEAST else torch.ones_like(values, dtype=torch.bool)
+        if self.kind in (AT_LEAST, BETWEEN):
+            return (values >= self.value) & (values <= self.upper)
+        return torch.ones_like(values, dtype=torch.bool)
+
+    def within(self, low: float, high: float) -> Condition:
+        """The same, moved into a range where it reaches beyond; an interval outside becomes the nearest value."""
+        ends = [min(max(end, low), high) for end in (self.value, self.upper)]
+        if self.kind == BETWEEN and ends[0] < ends[1]:
+            return replace(self, value=ends[0], upper=ends[1])
+        return replace(self, kind=EQUAL if self.kind == BETWEEN else self.kind, value=ends[0], upper=math.inf)
+
+
+def merged(conditions: Sequence[Condition]) -> list[Condition]:
+    """Conditions, one for each property: two bounds from both sides become an interval.
+
+    Raises:
+        VibronicError: a property is asked for twice otherwise, or nothing is within its bounds.
+    """
+    found: dict[str, Condition] = {}
+    for one in conditions:
+        other = found.get(one.name)
+        if other is None:
+            found[one.name] = one
+            continue
+        if {one.kind, other.kind} != {AT_MOST, AT_LEAST}:
+            raise VibronicError(
+                f"'{one.name}' is asked for twice; give one condition for each property, or a bound from either side"
+            )
+        low, high = sorted((one, other), key=lambda c: c.kind == AT_MOST)
+        if low.value >= high.value:
+            raise VibronicError(f"nothing is within the conditions '{low}' and '{high}'")
+        found[one.name] = Condition(one.name, BETWEEN, low.value, high.value)
+    return list(found.values())
 
 
 class ConditionEmbedding(nn.Module):
@@ -193,17 +245,13 @@ class ConditionEmbedding(nn.Module):
         return Asked(value, kind, spacegroup), weight.clamp(max=4.0)
 
 
-def beyond(conditions: Sequence[Condition], lows: dict[str, float], highs: dict[str, float]) -> list[str]:
-    """What is to be said of values outside the training range, one sentence each."""
-
-    def within(c: Condition) -> bool:
-        low, high = lows[c.name], highs[c.name]
-        slack = 1e-6 * max(abs(low), abs(high))  # the range is known in single precision
-        return low - slack <= c.value <= high + slack
-
-    return [
-        f"{c} lies outside the training range of {c.name}, {lows[c.name]:.4g} to {highs[c.name]:.4g}: "
-        "the nearest value that was seen is used"
-        for c in conditions
-        if not within(c)
-    ]
+def beyond(condition: Condition, low: float, high: float) -> str | None:
+    """What is to be said of a value outside the training range, in one sentence; None of one within."""
+    slack = 1e-6 * max(abs(low), abs(high))  # the range is known in single precision
+    ends = [condition.value, condition.upper] if condition.kind == BETWEEN else [condition.value]
+    if all(low - slack <= end <= high + slack for end in ends):
+        return None
+    return (
+        f"{condition} lies outside the training range of {condition.name}, {low:.4g} to {high:.4g}: the nearest value that was "
+        "seen is used"
+    )

@@ -9,6 +9,7 @@ import numpy as np
 from ase import Atoms
 
 from vibronic.core.errors import VibronicError
+from vibronic.core.progress import track
 from vibronic.crystals.matching import quiet, to_pymatgen
 from vibronic.crystals.validity import library, structural_validity
 
@@ -85,15 +86,13 @@ def fingerprints(structures: Sequence[Atoms], progress: bool = True) -> tuple[np
     Raises:
         VibronicError: matminer is not installed.
     """
-    from rich.progress import track
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # what matminer imports
         sites = library("matminer.featurizers.site.fingerprint").CrystalNNFingerprint.from_preset("ops")
         elements = library("matminer.featurizers.composition.composite").ElementProperty.from_preset("magpie")
     structural = np.full((len(structures), len(sites.feature_labels())), np.nan)
     compositional = np.full((len(structures), len(elements.feature_labels())), np.nan)
-    for k, atoms in enumerate(track(structures, "Fingerprints", transient=True, disable=not progress)):
+    for k, atoms in enumerate(track(structures, "Fingerprints", progress)):
         if not structural_validity(atoms):
             continue
         try:

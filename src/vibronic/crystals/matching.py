@@ -16,6 +16,7 @@ import numpy as np
 from ase import Atoms
 
 from vibronic.core.errors import VibronicError
+from vibronic.core.progress import track
 from vibronic.crystals.validity import composition_validity, library, structural_validity
 from vibronic.data.cells import Composition, reduced_composition
 
@@ -122,9 +123,7 @@ def distinct(structures: Sequence[Atoms]) -> list[int]:
     Raises:
         VibronicError: pymatgen is not installed.
     """
-    from rich.progress import track
-
-    return [k for k, first in enumerate(unique(track(structures, "Comparing crystals", transient=True))) if first == k]
+    return [k for k, first in enumerate(unique(track(structures, "Comparing crystals"))) if first == k]
 
 
 def novel(structures: Sequence[Atoms], reference: Sequence[Atoms]) -> list[bool]:

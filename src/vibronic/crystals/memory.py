@@ -6,7 +6,7 @@ how many atoms crystals have, which elements, the range of a property, its best 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -73,11 +73,21 @@ class Memory(nn.Module):
         """(S,) one property of the training set, double precision."""
         return self.values[:, self.properties.index(name)].double().cpu()
 
-    def draw_counts(self, n: int, conditions: Sequence[Condition], generator: torch.Generator) -> Tensor:
+    def draw_counts(
+        self,
+        n: int,
+        conditions: Sequence[Condition],
+        generator: torch.Generator,
+        tried: Mapping[int, tuple[int, int]] | None = None,
+    ) -> Tensor:
         """(n,) numbers of atoms, as crystals that meet the conditions have them.
 
         Bounds choose the training crystals within them, values those near them: weights fall off over a twentieth of the
         property's standard deviation, or over more where fewer than 20 crystals would count.
+
+        Args:
+            tried: number of atoms -> candidates that had so many, and those of them that were worth keeping; numbers are then also
+                weighted by that share (Laplace's rule of succession).
         """
         weights = torch.ones(len(self), dtype=torch.float64)
         for condition in conditions:
@@ -92,5 +102,9 @@ class Memory(nn.Module):
                 weights = weights * torch.exp(-0.5 * (distance / width.clamp(min=1e-12)) ** 2)
         if not weights.sum() > 0:
             weights = torch.ones_like(weights)
+        if tried:
+            each = [tried.get(size, (0, 0)) for size in range(int(self.counts.max()) + 1)]
+            worth = torch.tensor([(kept + 1) / (drawn + 2) for drawn, kept in each], dtype=torch.float64)
+            weights = weights * worth[self.counts.cpu().long()]
         chosen = torch.multinomial(weights.float().to(generator.device), n, replacement=True, generator=generator)
         return self.counts.cpu().long()[chosen.cpu()]

@@ -274,7 +274,7 @@ def _row(k: int, atoms: Atoms) -> dict[str, Any]:
     sound, possible = structural_validity(atoms), composition_validity(atoms.numbers)
     return {
         "index": k,
-        "formula": atoms.get_chemical_formula(),
+        "formula": atoms.get_chemical_formula("metal"),
         "n_atoms": len(atoms),
         "volume_per_atom": float(atoms.get_volume() / len(atoms)) if sound else None,
         "density": density(atoms) if sound else None,

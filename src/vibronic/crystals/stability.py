@@ -12,6 +12,7 @@ from ase.calculators.calculator import Calculator
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from vibronic.core.errors import VibronicError
+from vibronic.core.progress import track
 from vibronic.crystals.validity import structural_validity
 from vibronic.data.cells import reduced_composition
 
@@ -57,16 +58,11 @@ def relaxed(
     Raises:
         VibronicError: ``fmax`` or ``max_steps`` is not positive.
     """
-    from rich.progress import track
-
     if not fmax > 0 or max_steps < 1:
         raise VibronicError(
             f"relaxing takes a positive fmax and at least one step, not {fmax} eV/Angstrom and {max_steps}"
         )
-    return [
-        _row(atoms, calculator, max_steps, fmax, lowest or {})
-        for atoms in track(structures, "Relaxing", transient=True, disable=not progress)
-    ]
+    return [_row(atoms, calculator, max_steps, fmax, lowest or {}) for atoms in track(structures, "Relaxing", progress)]
 
 
 def _row(

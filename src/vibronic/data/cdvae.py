@@ -24,6 +24,7 @@ from ase.cell import Cell
 from ase.data import atomic_numbers
 
 from vibronic.core.errors import VibronicError
+from vibronic.core.progress import track
 from vibronic.core.provenance import cache_folder, writable
 from vibronic.data import tables
 
@@ -303,11 +304,9 @@ def _flat(structures: Sequence[Atoms]) -> dict[str, np.ndarray]:
 
 
 def _reduced(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    from rich.progress import track
-
     from vibronic.data.cells import reduced
 
-    new = [reduced(atoms) for atoms in track(_atoms(arrays), "Reducing cells", transient=True)]
+    new = [reduced(atoms) for atoms in track(_atoms(arrays), "Reducing cells")]
     columns = {name: values for name, values in arrays.items() if name.startswith("info ")}
     for name, values in columns.items():
         if values.dtype.kind == "f":  # extensive properties are of the smaller cell now

@@ -77,7 +77,7 @@ def read_structures(path: Path | str, check: bool = True) -> list[Atoms]:
     except UnknownFileTypeError as error:
         raise VibronicError(f"{path} is in no format that ASE recognises; use CIF, POSCAR or extxyz") from error
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = str(error).splitlines()[0] if str(error) else "its reader gives no reason"
         if isinstance(error, KeyError) and str(error.args[0]).isalpha() and len(error.args[0]) < 4:
             raise VibronicError(f"{path} has an atom of unknown element {reason}") from error
         raise VibronicError(

@@ -68,14 +68,17 @@ def rows_of(path: Path, held: bytes | None = None) -> tuple[list[str], list[list
     for k, row in enumerate(rows):
         if len(row) != len(header):
             raise VibronicError(
-                f"{path}, row {k + 1} has {len(row)} fields where the header has {len(header)}: the file is cut, or a "
-                "quotation mark is missing"
+                f"{path}, row {k + 1} ({row[0][:40]}) has {len(row)} fields where the header has {len(header)}: a comma is "
+                "missing or too many, a quotation mark is missing, or the file is cut"
             )
     return header, rows
 
 
-def column(path: Path, name: str, values: Sequence[str]) -> np.ndarray:
+def column(path: Path, name: str, values: Sequence[str], rows: Sequence[str] = ()) -> np.ndarray:
     """A column as numbers (NaN where there is none) or, if less than half of it are numbers, as text.
+
+    Args:
+        rows: names of the rows, for what is said of a wrong one.
 
     Raises:
         VibronicError: a value among numbers is none.
@@ -91,8 +94,9 @@ def column(path: Path, name: str, values: Sequence[str]) -> np.ndarray:
         return numbers
     if 2 * len(strange) > len(given):
         return np.array(values, dtype=str)
+    which = f" ({rows[strange[0]][:40]})" if rows else ""
     raise VibronicError(
-        f"{path}, row {strange[0] + 1}: '{name}' is '{values[strange[0]][:40]}', not a number; correct it, or leave it "
+        f"{path}, row {strange[0] + 1}{which}: '{name}' is '{values[strange[0]][:40]}', not a number; correct it, or leave it "
         "empty"
     )
 
@@ -144,7 +148,10 @@ def add_properties(folder: Path, files: Sequence[Path], structures: Sequence[Seq
         raise VibronicError(f"{table} has no header: begin it with a line such as 'file,band_gap'")
     if len(header) < 2:
         raise VibronicError(f"{table} has one column; the first names the file, further ones are properties")
-    columns = {name: column(table, name, [row[c] for row in rows]) for c, name in enumerate(header) if c and name}
+    named = [row[0].strip() for row in rows]
+    columns = {
+        name: column(table, name, [row[c] for row in rows], named) for c, name in enumerate(header) if c and name
+    }
     seen: dict[int, int] = {}
     for k, (row, info) in enumerate(zip(rows, infos(columns, len(rows)), strict=True)):
         at = place(row[0].strip())

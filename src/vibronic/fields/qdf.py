@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from vibronic.core.batch import Batch, widest
 from vibronic.core.errors import VibronicError
 from vibronic.core.model import Model
+from vibronic.core.progress import track
 from vibronic.core.scatter import scatter_mean, scatter_sum
 from vibronic.core.targets import Extremum, target
 from vibronic.fields.functional import KernelFunctional, solve
@@ -133,8 +134,6 @@ class QuantumDeepField(Model):
 
     def prepare(self, batch: Batch) -> None:
         """Fit everything: natural orbitals, inducing points, baseline and weights."""
-        from rich.progress import track
-
         super().prepare(batch)
         periodic = batch.cell.flatten(1).any(1)
         self.molecules, self.crystals = (~periodic).any(), periodic.any()
@@ -146,7 +145,7 @@ class QuantumDeepField(Model):
         columns = []
         for field, functional in self._layers():
             field.prepare(_complete(sample, batch))
-            parts = track(list(_parts(batch)), f"Field within {field.cutoff:g} A", transient=True)
+            parts = track(list(_parts(batch)), f"Field within {field.cutoff:g} A")
             features = torch.cat([field(part) for part in parts])
             functional.prepare(features, batch.numbers)
             columns.append(functional.columns(features, batch.numbers, batch.index, size))

@@ -236,9 +236,8 @@ def _description(folder: Path) -> tuple[str, dict[str, Any], Card]:
     except OSError as error:
         raise VibronicError(f"{folder}/config.json cannot be read ({error.strerror}); restore the folder") from error
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise VibronicError(
-            f"{folder}/config.json is corrupt ({error}); train the model again or restore it"
-        ) from error
+        said = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+        raise VibronicError(f"{folder}/config.json is corrupt ({said}); train the model again or restore it") from error
 
 
 def shipped() -> list[str]:

@@ -16,7 +16,7 @@ import re
 import signal
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -141,6 +141,7 @@ def fit(
     devices: int = 1,
     progress: bool = True,
     logs: bool = True,
+    say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, float]:
     """Train ``model`` in place; its weights end as the best averaged ones (the last ones without a validation set).
 
@@ -149,6 +150,7 @@ def fit(
     Args:
         device: ``auto``, ``cpu``, ``gpu``, ... as Lightning names them.
         devices: processes; more than one trains with DDP.
+        say: told where a training goes on.
 
     Returns:
         The last logged figures, by name.
@@ -215,7 +217,11 @@ def fit(
         if widest(trainer.strategy.root_device) is torch.float32:
             module.float()  # Lightning moves the references to the device as they are, and this one has no double
         try:
-            trainer.fit(module, ckpt_path=last if _weights(last) else None, weights_only=True)
+            resumed = _weights(last) is not None
+            if resumed:
+                done = torch.load(last, map_location="cpu", weights_only=True)["epoch"] + 1
+                say(f"going on after epoch {done} of {how.epochs}")
+            trainer.fit(module, ckpt_path=last if resumed else None, weights_only=True)
         except SystemExit as stop:  # how Lightning passes Ctrl-C on, deaf to a second one
             signal.signal(signal.SIGINT, signal.default_int_handler)
             raise KeyboardInterrupt from stop

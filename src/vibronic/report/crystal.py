@@ -48,7 +48,8 @@ def scene(atoms: Atoms, bonds: Iterable[Bond] | None = None) -> dict[str, Any]:
     Args:
         atoms: molecule or crystal.
         bonds: (i, j, (sx, sy, sz), weight), coloured and thickened by weight; a bond listed in both directions is drawn
-            once with the mean weight. None draws neighbours closer than 1.15 times the sum of covalent radii, in grey.
+            once with the mean weight. None draws neighbours closer than 1.15 times the sum of covalent radii, in grey, and with
+            them neighbours outside the cell, so that no bond ends in nothing.
 
     Returns:
         ``atoms`` (element, position, label), ``elements`` (radius, colour), ``bonds`` (ends, radius, colour) and
@@ -67,6 +68,10 @@ def scene(atoms: Atoms, bonds: Iterable[Bond] | None = None) -> dict[str, Any]:
     cell = atoms.cell.array
     images = [_images(atoms, i) for i in range(len(atoms))]
     weights = _neighbours(atoms) if bonds is None else _weighted(atoms, bonds)
+    for i, j, shift in weights if bonds is None else ():
+        if not _together(images[i], images[j], shift):
+            images[j].append(shift)
+            images[i].append((-shift[0], -shift[1], -shift[2]))
     return {
         "atoms": [
             {"elem": symbol, "xyz": _point(atoms.positions[i] + shift @ cell), "label": f"{symbol} {i}"}
@@ -100,6 +105,11 @@ def _images(atoms: Atoms, i: int) -> list[Shift]:
     return [(a, b, c) for a, b, c in product(*choices)]
 
 
+def _together(ones: Sequence[Shift], others: Sequence[Shift], shift: Shift) -> list[Shift]:
+    """Places of one atom where another is drawn that is so many cells away from it."""
+    return [home for home in ones if tuple(h + s for h, s in zip(home, shift)) in others]
+
+
 def _canonical(i: int, j: int, shift: Sequence[int]) -> tuple[int, int, Shift]:
     """The same key for a bond and its reverse."""
     a, b, c = (int(s) for s in shift)
@@ -130,11 +140,7 @@ def _cylinders(atoms: Atoms, images: list[list[Shift]], bonds: Weights) -> list[
     cylinders: list[dict[str, Any]] = []
     for (i, j, shift), weight in sorted(bonds.items(), key=lambda bond: bond[0]):
         vector = atoms.positions[j] + shift @ cell - atoms.positions[i]
-        ends = [
-            (atoms.positions[i] + home @ cell, vector)
-            for home in images[i]
-            if tuple(h + s for h, s in zip(home, shift)) in images[j]
-        ]
+        ends = [(atoms.positions[i] + home @ cell, vector) for home in _together(images[i], images[j], shift)]
         if not ends:
             ends = [(atoms.positions[i], vector / 2), (atoms.positions[j], -vector / 2)]
         look = {

@@ -71,7 +71,7 @@ def gallery(page: Report, crystals: Sequence[Atoms], units: Mapping[str, str]) -
 
 
 def _caption(atoms: Atoms, units: Mapping[str, str]) -> str:
-    said = [f"**{atoms.get_chemical_formula(empirical=True)}**, {group_name(atoms)}"]
+    said = [f"**{atoms.get_chemical_formula('metal', empirical=True)}**, {group_name(atoms)}"]
     info = atoms.info
     for name in dict.fromkeys(k.rpartition("_")[0] for k in info if k.endswith(("_asked", "_estimate"))):
         known = {"asked": info.get(f"{name}_asked"), "estimated": info.get(f"{name}_estimate")}

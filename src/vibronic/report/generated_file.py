@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ase import Atoms
+
 from vibronic.core.errors import VibronicError
 from vibronic.data.dataset import read_structures
 from vibronic.report import plots
@@ -13,6 +15,14 @@ from vibronic.report.style import pick
 
 ROWS = 50
 """Crystals in the table."""
+
+
+def _far(atoms: Atoms) -> float:
+    """Of the estimates from the values asked for, summed; 0 where there are none."""
+    pairs = [
+        (v, atoms.info.get(k.replace("_asked", "_estimate"))) for k, v in atoms.info.items() if k.endswith("_asked")
+    ]
+    return sum(abs(float(found) - float(asked)) for asked, found in pairs if is_number(asked) and is_number(found))
 
 
 def write(file: Path | str) -> Path:
@@ -51,16 +61,18 @@ def write(file: Path | str) -> Path:
         head = ["formula", "space group", *(with_units(name, units) for name in names), "valid", "new"]
         rows = [
             [
-                atoms.get_chemical_formula(empirical=True),
+                atoms.get_chemical_formula("metal", empirical=True),
                 group_name(atoms),
                 *(atoms.info.get(f"{name}_estimate") for name in names),
                 bool(atoms.info["valid"]),
                 bool(atoms.info.get("novel")),
             ]
-            for atoms in crystals[:ROWS]
+            for atoms in sorted(crystals, key=_far)[:ROWS]
         ]
         beside = f"the first {ROWS}; all are in the table beside the file" if len(crystals) > ROWS else "all of them"
-        page.table(head, rows, f"Crystals in the order of the file, {beside}.")
+        wishes = any(_far(atoms) for atoms in crystals)
+        order = "those nearest to the wish first" if wishes else "in the order of the file"
+        page.table(head, rows, f"Crystals, {order}, {beside}.")
         gallery(page, crystals, units)
         page.provenance(run)
         page.write(file.with_suffix(".html"))

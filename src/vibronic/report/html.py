@@ -88,7 +88,9 @@ class Report:
         if volume is not None:
             content["volume"] = volume.scene()
         self._count["crystal"] += 1
-        formula = atoms.get_chemical_formula(empirical=bool(atoms.pbc.any()))
+        formula = (
+            atoms.get_chemical_formula("metal", empirical=True) if atoms.pbc.any() else atoms.get_chemical_formula()
+        )
         viewer = _widget("crystal", json.dumps(content), f"Structure of {formula}, {len(atoms)} atoms: {caption}")
         legend = "".join(
             f'<span><i class="element" style="background:{look["color"]}"></i>{symbol}</span>'

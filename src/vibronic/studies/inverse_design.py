@@ -62,7 +62,7 @@ class Plan:
         models: cdi, cds (as published) and vibronic (ours).
         seeds: each has weights and samples of its own; the crystals to learn are the same.
         steps: of the optimiser, for every model, in whole epochs.
-        batch_size: crystals of a step.
+        batch_size: crystals of a step; few, because a short training gains more from more steps.
         samples: of each model for each condition.
         evaluations: of the published models' network for each crystal, of the paper's 2,000; ours takes its own number.
         rows: most crystals of a set, drawn at random.
@@ -73,8 +73,8 @@ class Plan:
     sets: tuple[str, ...] = tuple(BENCHMARKS)
     models: tuple[str, ...] = tuple(MODELS)
     seeds: tuple[int, ...] = (0, 1, 2)
-    steps: int = 1500
-    batch_size: int = 64
+    steps: int = 4000
+    batch_size: int = 16
     samples: int = 256
     evaluations: int = 200
     rows: int | None = None

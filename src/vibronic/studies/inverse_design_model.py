@@ -139,7 +139,9 @@ def sampled(
         **figures(flags, values, hits, thresholds),
     }
     best = sorted(np.flatnonzero(hits).tolist(), key=lambda k: values[k])[:BEST]
-    row["best"] = [{"index": k, "value": float(values[k]), "formula": crystals[k].get_chemical_formula()} for k in best]
+    row["best"] = [
+        {"index": k, "value": float(values[k]), "formula": crystals[k].get_chemical_formula("metal")} for k in best
+    ]
     for k, atoms in enumerate(crystals):
         atoms.info |= {name: bool(flag[k]) for name, flag in flags.items()} | {"hit": bool(hits[k])}
         if np.isfinite(values[k]):

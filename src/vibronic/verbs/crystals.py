@@ -56,6 +56,9 @@ def evaluate_crystals(
         structures = read_structures(file, check=False)
         known = sources.structures(reference) if reference is not None else None
         model = _predictor(predictor, property, constants) if property else None
+        if known and coverage_sample:
+            several = min(len(structures), coverage_sample) + min(len(known), coverage_sample)
+            say(f"coverage: {several} fingerprints of about 0.1 s each (--coverage-sample takes fewer, 0 none)")
         thresholds = published.thresholds if published and published.property == property and better == "low" else None
         rows, totals = metrics.evaluate(
             structures,

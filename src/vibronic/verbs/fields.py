@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vibronic.core.errors import VibronicError
+from vibronic.core.progress import track
 from vibronic.core.provenance import run_record, write_json
 from vibronic.core.units import conversion
 from vibronic.verbs.common import Setting, say
@@ -71,7 +72,6 @@ def density(
     Returns:
         The cube file (the first one).
     """
-    from rich.progress import track
 
     from vibronic.data import sources
     from vibronic.fields.analysis import box, check_box, numbered, write_cube
@@ -99,7 +99,7 @@ def density(
         rows: list[dict[str, Any]] = []
         drawn = []
         try:
-            for k, atoms in enumerate(track(frames, "Densities", transient=True)):
+            for k, atoms in enumerate(track(frames, "Densities")):
                 row: dict[str, Any] = {"structure": k, "formula": atoms.get_chemical_formula()}
                 rows.append(row)
                 try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from vibronic.core.model import Model
     from vibronic.crystals.generator import CrystalGenerator
-    from vibronic.crystals.sampler import Keep, Request
+    from vibronic.crystals.sampler import Generated, Keep, Request
 
 
 def generate(
@@ -44,7 +44,7 @@ def generate(
 
       vibronic generate crystals-perov5 -n 64 --condition heat_ref=-0.3 --seed 7 --out new.extxyz
       vibronic generate crystals-perov5 -n 64 --best heat_ref --cifs new_cifs
-      vibronic generate crystals-mp20 -n 16 --condition 'band_gap>2' 'formation_energy_per_atom<-1' --system Ba Ti O
+      vibronic generate crystals-mp20 -n 16 --condition '1<band_gap<3' 'formation_energy_per_atom<-1' --system Ba Ti O
       vibronic generate crystals-mp20 -n 8 --composition Sr2Ti2O6 --relax sevennet
 
     One frame per crystal, with what was asked for, the model's own estimate of it, and whether the crystal is valid, the
@@ -54,7 +54,7 @@ def generate(
     Args:
         model: model folder, or the name of a shipped model (see 'vibronic models').
         n: crystals to deliver.
-        condition: NAME=VALUE, 'NAME<VALUE' or 'NAME>VALUE', one for each property.
+        condition: NAME=VALUE, 'NAME<VALUE', 'NAME>VALUE' or 'VALUE<NAME<VALUE', one for each property.
         best: property of which the lowest 5 % of the training set are wanted, or NAME:highest.
         composition: formula of a whole cell, whose structure is to be found: SrTiO3, or Sr2Ti2O6 for two formula units.
         system: elements that every crystal must hold, and no others.
@@ -65,10 +65,11 @@ def generate(
         keep: new (valid, once each, not in the training set), valid, or all candidates as they come.
         choice: crystals worth keeping from which each one delivered is chosen, by the model's own estimate of what was asked
             for (values and --best); 1 takes them as they come, in which guidance has chosen already. No choice with --keep all.
-        relax: engine that relaxes positions and cell of every crystal (see 'vibronic doctor').
-        cifs: folder for a CIF of every crystal.
+        relax: engine that relaxes positions and cell of every crystal (see 'vibronic doctor'); what is said of validity, novelty and
+            estimates is of the crystal before.
+        cifs: folder for a CIF of every crystal; those of an earlier run with the same seed are replaced.
         device: auto, cpu, cuda, ...
-        out: extxyz.
+        out: file, extxyz.
         seed: of the draws; the same seed gives the same crystals.
 
     Returns:
@@ -76,13 +77,15 @@ def generate(
     """
     import time
 
-    from rich.progress import Progress, TextColumn
-
+    from vibronic.crystals import stability
     from vibronic.crystals.generator import CrystalGenerator
-    from vibronic.crystals.sampler import generate as sample
     from vibronic.data.dataset import write_structures
     from vibronic.learning import store
 
+    if out.suffix not in (".extxyz", ".xyz") or out.is_dir():
+        raise VibronicError(f"--out is an extxyz file (new.extxyz), not {out}; CIFs go into the folder of --cifs")
+    if cifs is not None and cifs.exists() and not cifs.is_dir():
+        raise VibronicError(f"--cifs is a folder, and {cifs} is a file")
     network, card = store.load(model)
     network = _on(network, device)
     if not isinstance(network, CrystalGenerator):
@@ -98,30 +101,30 @@ def generate(
         out, "generate", config, seed, reads=reads, writes=[table, counts, *([cifs] if cifs else [])]
     ) as record:
         start = time.perf_counter()
-        with Progress(TextColumn("Generating: {task.completed:.0f} candidates"), transient=True) as bar:
-            task = bar.add_task("Generating", total=None)
-            made = sample(network, request, n, seed, partial(bar.advance, task))
+        say(f"{model}: making {n} crystals, {request.evaluations} evaluations for each candidate")
+        made = _sampled(network, request, n, seed)
         for remark in made.remarks:
             say(remark)
         if not made.crystals:
-            raise VibronicError(
-                f"none of {made.counts['candidates']} candidates is worth keeping ({made.counts['valid']} are valid, "
-                f"{made.counts['novel']} of them new); ask for less, train longer, or see them all with --keep all"
-            )
+            raise VibronicError(_nothing(made))
         crystals = made.crystals
+        units = {t.name: t.unit for t in network.targets}
+        for crystal in crystals:
+            crystal.info["units"] = ", ".join(f"{name}: {unit}" for name, unit in units.items())
         if relax is not None:
             crystals = _relaxed(crystals, relax)
+            units |= stability.UNITS
         write_structures(out, crystals)
-        _write_table(table, crystals)
+        _write_table(table, crystals, units)
         if cifs is not None:
-            _write_cifs(cifs, crystals)
+            _write_cifs(cifs, crystals, seed)
         record |= {
             "counts": {**made.counts, "delivered": len(crystals)},
             "evaluations_per_crystal": request.evaluations,
             "sampling_cpu_seconds": made.seconds["sampling"],
             "checking_cpu_seconds": made.seconds["checking"],
             "wall_seconds": time.perf_counter() - start,
-            "units": {t.name: t.unit for t in network.targets},
+            "units": units,
         }
         write_json(counts, record)
     say(
@@ -129,9 +132,58 @@ def generate(
         f"{made.counts['unique']} of these different, {made.counts['novel']} of these new; "
         f"{made.seconds['sampling']:.1f} s of sampling, {made.seconds['checking']:.1f} s of checking)"
     )
+    for line in _answers(network, request, crystals):
+        say(line)
     if card.only:
         say(card.only)
     return out
+
+
+def _sampled(network: CrystalGenerator, request: Request, n: int, seed: int) -> Generated:
+    """Crystals, with a bar where somebody looks."""
+    from rich.console import Console
+    from rich.progress import Progress, TextColumn
+
+    from vibronic.crystals.sampler import generate as sample
+
+    console = Console(stderr=True)
+    columns = TextColumn("Generating: {task.fields[there]} of " + f"{n} crystals, " + "{task.completed:.0f} candidates")
+    with Progress(columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("Generating", total=None, there=0)
+        return sample(
+            network, request, n, seed, partial(bar.advance, task), lambda there: bar.update(task, there=there)
+        )
+
+
+def _nothing(made: Generated) -> str:
+    """Why there is no crystal: the first wish that none of the candidates met."""
+    ways = [f"{count} {what}" for what, count in made.passed.items() if count]
+    failed = next(what for what, count in made.passed.items() if not count)
+    there = f"{', '.join(ways)}, " if ways else ""
+    return (
+        f"none of {made.counts['candidates']} candidates is worth keeping ({there}none {failed}); ask for something else, "
+        "or see them all with --keep all"
+    )
+
+
+def _answers(network: CrystalGenerator, request: Request, crystals: Sequence[Atoms]) -> list[str]:
+    """How far the crystals came towards what was asked for, a sentence for each property."""
+    from statistics import median
+
+    lines = []
+    for target in network.targets:
+        there = [a.info for a in crystals if f"{target.name}_asked" in a.info and f"{target.name}_estimate" in a.info]
+        if not there:
+            continue
+        asked, values = there[0][f"{target.name}_asked"], [info[f"{target.name}_estimate"] for info in there]
+        unit = f" {target.unit}" if target.unit != "1" else ""
+        line = f"{target.name}: asked {asked}{unit}, the model's own estimates {min(values):.3f} to {max(values):.3f}"
+        if isinstance(asked, float):
+            line += f", half of them within {median(abs(v - asked) for v in values):.3f}"
+            if request.choice == 1 and request.keep != "all":
+                line += " (--choice 4 takes the nearest of four times as many)"
+        lines.append(line)
+    return lines
 
 
 def show(network: Model, folder: Path, seed: int) -> None:
@@ -178,7 +230,7 @@ def _on(network: Model, device: str) -> Model:
     try:
         return network.to(torch.device(device))
     except (RuntimeError, AssertionError) as error:
-        raise VibronicError(f"cannot use device '{device}': {str(error).splitlines()[0]}") from error
+        raise VibronicError(f"cannot use device '{device}' here; auto takes what there is") from error
 
 
 def _request(
@@ -220,26 +272,43 @@ def _request(
 
 def _relaxed(crystals: Sequence[Atoms], engine: str) -> list[Atoms]:
     """Crystals relaxed by an engine, what came of it in ``info``; those that fail stay as they are and say why."""
+    from statistics import mean
+
     from vibronic.crystals.stability import relaxed
     from vibronic.labelling.engines import engine as named
 
     found = relaxed(crystals, named(engine).calculator())
     for atoms, row in found:
         atoms.info |= {name: value for name, value in row.items() if value is not None}
+    moved = [row for _, row in found if row["relax_error"] is None]
+    line = f"relaxed by {engine}: {sum(row['relax_converged'] for row in moved)} of {len(found)} converged"
+    if len(moved) < len(found):
+        line += f", {len(found) - len(moved)} failed and are left as they were (relax_error says why)"
+    if moved:
+        gain = mean(row["energy_before"] - row["energy_after"] for row in moved)
+        line += f"; on average {gain:.3f} eV/atom and {mean(row['relax_rmsd'] for row in moved):.2f} Angstrom"
+    say(line)
     return [atoms for atoms, _ in found]
 
 
-def _write_table(path: Path, crystals: Sequence[Atoms]) -> None:
-    rows = [{"formula": a.get_chemical_formula(), "n_atoms": len(a), **a.info} for a in crystals]
+def _write_table(path: Path, crystals: Sequence[Atoms], units: Mapping[str, str]) -> None:
+    """CSV of what the crystals carry, units in the header."""
+    rows = [{"formula": a.get_chemical_formula("metal"), "n_atoms": len(a), **a.info} for a in crystals]
+    names = [name for name in dict.fromkeys(key for row in rows for key in row) if name != "units"]
+    of = {name: units.get(name.removesuffix("_asked").removesuffix("_estimate"), "1") for name in names}
     with writable(path) as temporary, temporary.open("w", newline="") as file:
-        table = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
-        table.writeheader()
-        table.writerows(rows)
+        table = csv.writer(file)
+        table.writerow([name if of[name] == "1" else f"{name} [{of[name]}]" for name in names])
+        for row in rows:
+            values = (row.get(name, "") for name in names)
+            table.writerow([f"{value:.6g}" if isinstance(value, float) else value for value in values])
 
 
-def _write_cifs(folder: Path, crystals: Sequence[Atoms]) -> None:
+def _write_cifs(folder: Path, crystals: Sequence[Atoms], seed: int) -> None:
     from ase.io import write
 
+    for stale in folder.glob(f"{seed}-*.cif"):
+        stale.unlink()
     for atoms in crystals:
-        with writable(folder / f"{atoms.info['id']}-{atoms.get_chemical_formula()}.cif") as temporary:
+        with writable(folder / f"{atoms.info['id']}-{atoms.get_chemical_formula('metal')}.cif") as temporary:
             write(temporary, atoms, format="cif")

@@ -6,14 +6,16 @@ import inspect
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
 
 from vibronic.core.errors import VibronicError, located
+from vibronic.core.progress import track
 from vibronic.core.provenance import run_record, writable, write_json
 from vibronic.verbs.common import say
 
 if TYPE_CHECKING:
     from ase import Atoms
+    from rich.console import Console
     from rich.table import Table
 
     from vibronic.core.model import Model
@@ -115,7 +117,6 @@ def explain(
     import csv
 
     import numpy as np
-    from rich.progress import track
 
     from vibronic.data import sources
     from vibronic.explain.attribution import attribute, average
@@ -138,7 +139,7 @@ def explain(
     ):
         table = csv.writer(file)
         table.writerow(["structure", *place, f"attribution [{unit}]", *spread])
-        for k, atoms in enumerate(track(frames, "Explaining", transient=True)):
+        for k, atoms in enumerate(track(frames, "Explaining")):
             with located(partial(sources.place, structures), k):
                 found = [attribute(network, atoms, target, steps) for network in networks]
             mean = average(found)
@@ -270,46 +271,79 @@ def _evaluate_predictions(file: Path, reference: str | None, out: Path) -> dict[
     return metrics
 
 
-def models() -> list[dict[str, Any]]:
-    """List the models that ship with the package, with their errors and limits, and the kinds that can be trained.
+def models(name: str | None = None) -> list[dict[str, Any]]:
+    """List the models that ship with the package, or tell all of one, and the kinds that can be trained.
+
+      vibronic models
+      vibronic models crystals-mp20
+
+    Args:
+        name: model folder, or the name of a shipped model.
 
     Returns:
-        A row per shipped model: name, targets, trained_on, errors, summary.
+        A row per model: name, targets, trained_on, errors, summary.
     """
     from rich.console import Console
 
     from vibronic.learning import store
+    from vibronic.verbs import train
 
-    rows: list[dict[str, Any]] = []
-    for name in store.shipped():
-        network, card = store.load(name)
-        smallest, largest = card.data["atoms"]
-        elements = " ".join(card.data["elements"])
-        zeros = {target: f", relative to {what}" for target, what in card.references.items()}
-        row: dict[str, Any] = {
-            "name": name,
-            "targets": [
-                *(["density [e/Angstrom^3]"] if hasattr(network, "density_of") else []),
-                *(["crystals, by"] if network.generates else []),
-                *(f"{t.name} [{t.unit}]{zeros.get(t.name, '')}" for t in network.targets),
-            ],
-            "trained_on": f"{card.data['structures']:,} structures of {smallest} to {largest} atoms: {elements}",
-            "errors": [
-                f"{score} {value:.3g} {card.units[score]}"
-                for score, value in card.scores.items()
-                if score.startswith(("mae", "nmae"))
-            ],
-            "summary": card.summary,
-        }
-        rows.append(row)
-    shown = [[r["name"], "\n".join(r["targets"]), r["trained_on"], "\n".join(r["errors"])] for r in rows]
     console = Console(highlight=False)
+    if name is not None:
+        return [_told(name, console)]
+    rows = [_described(name) for name in store.shipped()]
+    shown = [[r["name"], "\n".join(r["targets"]), r["trained_on"], "\n".join(r["errors"])] for r in rows]
     console.print(_table(("shipped", "predicts or makes", "trained on", "error on unseen ones"), shown))
-    for row in rows:
-        console.print(f"{row['name']}: {row['summary']}\n", markup=False)
-    kinds = [[kind, what] for kind, (_, _, what) in store.MODELS.items()]
+    console.print("'vibronic models NAME' tells all of one.\n", markup=False)
+    trained = get_args(get_type_hints(train)["kind"])
+    kinds = [[kind, what] for kind, (_, _, what) in store.MODELS.items() if kind in trained]
     console.print(_table(("kind to train", "what it is"), kinds))
     return rows
+
+
+def _described(name: str) -> dict[str, Any]:
+    from vibronic.learning import store
+
+    network, card = store.load(name)
+    smallest, largest = card.data["atoms"]
+    elements = card.data["elements"]
+    atoms = f"{smallest} to {largest}" if largest > smallest else f"{largest}"
+    return {
+        "name": name,
+        "targets": [
+            *(["density [e/Angstrom^3]"] if hasattr(network, "density_of") else []),
+            *(["crystals, by"] if network.generates else []),
+            *(f"{t.name} [{t.unit}]" for t in network.targets),
+        ],
+        "trained_on": f"{card.data['structures']:,} structures of {atoms} atoms, "
+        + (" ".join(elements) if len(elements) <= 6 else f"{len(elements)} elements"),
+        "errors": [
+            f"{score} {value:.3g} {card.units[score]}"
+            for score, value in card.scores.items()
+            if score.startswith(("mae", "nmae"))
+        ],
+        "summary": card.summary,
+    }
+
+
+def _told(name: str, console: Console) -> dict[str, Any]:
+    """Print all that the card of one model says."""
+    from vibronic.crystals.generator import CrystalGenerator
+    from vibronic.learning import store
+
+    row, (network, card) = _described(name), store.load(name)
+    lines = {"kind": network.kind, "predicts or makes": "\n".join(row["targets"])}
+    lines |= {f"zero of {target}": zero for target, zero in card.references.items()}
+    lines |= {"trained on": row["trained_on"], "elements": " ".join(card.data["elements"])}
+    if isinstance(network, CrystalGenerator):
+        ranges = {t.name: network.memory.column(t.name).aminmax() for t in network.targets}
+        lines |= {f"{t}, trained on": f"{low:.4g} to {high:.4g}" for t, (low, high) in ranges.items()}
+    lines |= {score: f"{value:.4g} {card.units[score]}".removesuffix(" 1") for score, value in card.scores.items()}
+    lines |= {"90 % interval of " + target: f"+/- {half:.4g}" for target, half in card.intervals.items()}
+    lines |= {"settings": ", ".join(f"{k} {v}" for k, v in network.config.items() if k not in ("targets", "units"))}
+    lines |= {"what it is": card.summary, "its limits": card.only}
+    console.print(_table((name, ""), [[what, said] for what, said in lines.items() if said]))
+    return row
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
@@ -317,7 +351,9 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*header, box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for k, title in enumerate(header):
+        table.add_column(title, no_wrap=k == 0, overflow="fold")
     for row in rows:
         table.add_row(*map(Text, row))  # text: a unit in brackets is no style
     return table

@@ -85,7 +85,7 @@ def study(
             extrapolation: 100, 300, 1000, of 11,831.
         seeds: how many; each has training sets and weights of its own.
         steps: optimiser steps of every network; thermal: else 300; lcao-gcn: else 940; extrapolation: of
-            SchNet, else 1000; inverse-design: else 1500.
+            SchNet, else 1000; inverse-design: else 4000, of 16 crystals.
         models: extrapolation: which of composition, ridge, qdf, schnet, qdf2020; all where none are given;
             inverse-design: which of cdi, cds, vibronic; all where none are given.
         large: extrapolation: test molecules of 15 atoms or more, of 116,041.
@@ -200,6 +200,8 @@ def report(run: Path) -> Path:
         page = generated_file.write(run)
     elif (run / "config.json").is_file():
         page = generated.write(run)
+    elif (run / "training.json").is_file():
+        raise VibronicError(f"{run} holds a training that has not finished; the same command goes on with it")
     elif belongs(run, "lcao-gcn"):
         page = lcao_gcn_report.write(run)
     elif belongs(run, "extrapolation"):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from vibronic.core.errors import VibronicError, located
+from vibronic.core.progress import track
 from vibronic.core.provenance import check_writable, run_record
 from vibronic.learning.recipe import Training
 from vibronic.verbs.common import Setting, say
@@ -235,16 +236,21 @@ def _parts(
     seed: int,
 ) -> tuple[list[Atoms], list[Atoms], list[Atoms]]:
     """Structures to fit, to choose the epoch and set the intervals on, and to score: parts of the data, or files."""
-    from rich.progress import track
-
     from vibronic.crystals.matching import distinct
-    from vibronic.data import sources
-    from vibronic.data.dataset import labels_of, split
+    from vibronic.data import sources, tables
+    from vibronic.data.dataset import label_of, labels_of, split
 
     def labelled(structures: list[Atoms], file: str) -> list[Atoms]:
         """Refuse ions, open shells and faulty labels, naming their place in the file, before anything is computed."""
+        first = network.targets[0].name if network.targets else ""
+        bare = Path(file).is_dir() and tables.table_beside(Path(file)) is None
+        if bare and first and label_of(structures[0], first) is None:
+            raise VibronicError(
+                f"the structures of {file} have no '{first}', and there is no properties.csv among them that would tell it: "
+                f"a line 'file,{first}', then one like 'a.cif,1.5' for each file"
+            )
         found = []
-        for k, atoms in enumerate(track(structures, "Reading labels", transient=True)):
+        for k, atoms in enumerate(track(structures, "Reading labels")):
             with located(partial(sources.place, file), k):
                 network.check_neutral(atoms)
                 found.append(network.labelled(atoms))
@@ -290,7 +296,7 @@ def _fit(
     from vibronic.learning.training import fit
 
     validation = GraphData(chosen, network.labels, network.cutoff) if chosen else None
-    return {"last": fit(network, data, validation, out, training, seed, device, devices)}
+    return {"last": fit(network, data, validation, out, training, seed, device, devices, say=say)}
 
 
 def _card(network: Model, data: str, fitted: list[Atoms], chosen: list[Atoms], scored: list[Atoms]) -> Card:
