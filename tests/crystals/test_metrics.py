@@ -119,7 +119,7 @@ def test_rows_and_totals(generated: list[Atoms], reference: list[Atoms]) -> None
     assert [r["same_as"] for r in rows] == [0, 0, 2, None, None]
     assert [r["novel"] for r in rows] == [False, False, True, None, None]
     assert [r["spacegroup"] for r in rows[:3]] == [225] * 3
-    assert [r["formula"] for r in rows] == ["ClNa", "ClNa", "ClK", "Cl2Na", "ClNa"]
+    assert [r["formula"] for r in rows] == ["NaCl", "NaCl", "KCl", "NaCl2", "NaCl"]
     assert rows[0]["volume_per_atom"] == pytest.approx(5.6**3 / 8)
     assert rows[0]["lattice"] == pytest.approx(5.6**3 / 4)
     assert rows[3]["lattice"] == pytest.approx(125)

@@ -153,6 +153,17 @@ def success_rates(
     return {name: float(flags.mean()) for name, flags in found.items()}
 
 
+def reached_by(
+    values: np.ndarray, valid: np.ndarray, thresholds: Sequence[float], better: Better = "low"
+) -> dict[str, np.ndarray]:
+    """Flags of success of ``n`` samples with property ``values`` (n,), of which some are ``valid`` (n,) and no others succeed: ``sr5`` ... of the valid
+    ones, ``sr5_all`` ... of all, ``sr5_best_of_10`` ... of the groups."""
+    chosen = np.where(valid, values, np.nan)
+    reached = successes(chosen, thresholds, better)
+    found = {name: hit[valid] for name, hit in reached.items()} | {f"{name}_all": hit for name, hit in reached.items()}
+    return found | successes(chosen, thresholds, better, GROUP)
+
+
 def evaluate(
     structures: Sequence[Atoms],
     reference: Sequence[Atoms] | None = None,
@@ -240,8 +251,7 @@ def evaluate(
         values[sound] = _predicted(predict, [structures[k] for k in sound])
         for row, value in zip(rows, values):
             row[property] = float(value) if np.isfinite(value) else None
-        chosen = np.full(len(rows), np.nan)
-        chosen[valid] = values[valid]
+        chosen = np.where(flags["valid"], values, np.nan)
         if reference is not None:
             most = min(len(known), max(coverage_sample, 1000))
             drawn = np.random.default_rng(seed).choice(len(known), most, replace=False)
@@ -249,12 +259,9 @@ def evaluate(
             totals[f"wasserstein_{property}"] = wasserstein(chosen, theirs)
         if thresholds is not None:
             totals |= {f"threshold{p}": float(t) for p, t in zip(PERCENTILES, thresholds)}
-            reached = successes(chosen, thresholds, better)
-            flags |= {name: hit[valid] for name, hit in reached.items()}
-            flags |= {f"{name}_all": hit for name, hit in reached.items()}
-            flags |= successes(chosen, thresholds, better, GROUP)
+            flags |= reached_by(chosen, np.array(flags["valid"]), thresholds, better)
             if reference is not None:
-                flags["hits"] = reached["sr5"] & np.array(flags["valid_unique_novel"])
+                flags["hits"] = flags["sr5_all"] & np.array(flags["valid_unique_novel"])
 
     if relax is not None:
         for k, relaxed in zip(sound, relax([structures[k] for k in sound])):

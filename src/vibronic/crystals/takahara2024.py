@@ -109,6 +109,8 @@ class CrystalDiffusion2024(CrystalGenerator):
         width, depth, heads: d, D and the heads, each of width d.
         frequencies: of the Fourier features, 0 ... frequencies - 1.
         steps, smallest, largest, langevin: T, sigma_1 and sigma_T in fractional coordinates, and the corrector's step.
+        bounded: whether sampling scales estimates of clean lattices back to the largest of the training set. The paper does not say what it
+            does where a young model's first steps make a gas of a crystal; False leaves them.
     """
 
     kind = "takahara2024"
@@ -138,12 +140,13 @@ class CrystalDiffusion2024(CrystalGenerator):
         smallest: float = 0.005,
         largest: float = 0.5,
         langevin: float = 1e-5,
+        bounded: bool = True,
     ) -> None:
         config = {k: v for k, v in locals().items() if k not in ("self", "targets", "units", "__class__")}
         super().__init__(config, targets, units)
         if condition not in ("cdi", "cds"):
             raise VibronicError(f"condition must be cdi or cds, not {condition!r}")
-        self.condition, self.steps, self.langevin = condition, steps, langevin
+        self.condition, self.steps, self.langevin, self.bounded = condition, steps, langevin, bounded
         self.gaussian = GaussianDiffusion(steps)
         self.wrapped = WrappedDiffusion(steps, smallest, largest)
         self.uniform = UniformDiffusion(steps, CLASSES)
@@ -237,6 +240,8 @@ class CrystalDiffusion2024(CrystalGenerator):
         At the first steps an error of the noise counts 10,000 times in the lattice, and nothing later brings a crystal back
         that has become a gas. Scaling leaves the directions alone, so that a turned lattice stays a turned one.
         """
+        if not self.bounded:
+            return lattice
         size = lattice.norm(dim=(1, 2), keepdim=True)
         return lattice * (self.memory.lattice.norm(dim=(1, 2)).max() / size).clamp(max=1)
 

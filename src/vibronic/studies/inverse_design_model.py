@@ -17,7 +17,7 @@ from vibronic.core.provenance import write_json
 from vibronic.core.targets import TARGETS
 from vibronic.crystals.conditioning import EQUAL, Condition
 from vibronic.crystals.generator import CrystalGenerator
-from vibronic.crystals.metrics import GROUP, success_rates, successes
+from vibronic.crystals.metrics import reached_by, successes
 from vibronic.crystals.sampler import Request, generate
 from vibronic.crystals.validity import composition_validity, structural_validity
 from vibronic.data.cdvae import SETS
@@ -172,13 +172,7 @@ def figures(
 ) -> dict[str, float | None]:
     """Shares by the names of ``evaluate crystals``; None where no sample is valid."""
     valid = flags["valid"]
-    some = bool(valid.any())
-    only = np.where(valid, values, np.nan)
-    rates = success_rates(only, thresholds)
-    found: dict[str, float | None] = {f"{name}_all": share for name, share in rates.items()}
-    found |= success_rates(only[valid], thresholds) if some else dict.fromkeys(rates)
-    found |= success_rates(only, thresholds, best_of=GROUP)
-    found |= {name: float(flags[name].mean()) for name in ("valid_structure", "valid_composition", "valid")}
-    found |= {name: float(flags[name][valid].mean()) if some else None for name in ("unique", "novel")}
-    found["hits"] = float(hits.mean())
-    return found
+    counted = reached_by(values, valid, thresholds)
+    counted |= {name: flags[name] for name in ("valid_structure", "valid_composition", "valid")}
+    counted |= {name: flags[name][valid] for name in ("unique", "novel")} | {"hits": hits}
+    return {name: float(given.mean()) if len(given) else None for name, given in counted.items()}
