@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ase import Atoms
+from ase.data import covalent_radii
 
 from vibronic.core.errors import VibronicError
 from vibronic.report.html import Report
@@ -67,7 +68,15 @@ def gallery(page: Report, crystals: Sequence[Atoms], units: Mapping[str, str]) -
         f"{' for each request' if len(turns) > 1 else ''}, as they came, not relaxed and not picked by eye. Drag to turn, "
         "click and scroll to zoom, double-click to reset."
     )
-    page.gallery((shown[k], _caption(shown[k], units)) for _, _, k in chosen)
+    page.gallery((_placed(shown[k]), _caption(shown[k], units)) for _, _, k in chosen)
+
+
+def _placed(atoms: Atoms) -> Atoms:
+    """With the largest atom at the corners of the cell, where most people draw it; generated crystals have any origin."""
+    moved = atoms.copy()
+    moved.positions -= moved.positions[covalent_radii[atoms.numbers].argmax()]
+    moved.wrap(eps=1e-3)
+    return moved
 
 
 def _caption(atoms: Atoms, units: Mapping[str, str]) -> str:
