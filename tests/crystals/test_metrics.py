@@ -25,7 +25,7 @@ from vibronic.crystals.metrics import (
     thresholds_of,
     wasserstein,
 )
-from vibronic.crystals.stability import relaxation, rmsd
+from vibronic.crystals.stability import envelope, relaxation, rmsd
 from vibronic.verbs import evaluate as verb
 
 
@@ -315,3 +315,23 @@ def test_the_verb_relaxes(tmp_path: Path) -> None:
     write(tmp_path / "g.extxyz", copper)
     found = verb("crystals", tmp_path / "g.extxyz", None, tmp_path / "m.json", relax="emt")
     assert found["relax_converged"] == 1.0
+    assert found["energy_above_reference"] is None
+    write(tmp_path / "r.extxyz", [bulk("Cu", "bcc", a=2.9), bulk("Cu"), bulk("Al")])
+    found = verb(
+        "crystals",
+        tmp_path / "g.extxyz",
+        str(tmp_path / "r.extxyz"),
+        tmp_path / "m.json",
+        relax="emt",
+        coverage_sample=0,
+    )
+    assert found["energy_above_reference"] == pytest.approx(0, abs=2e-3)
+
+
+def test_the_lowest_known_energies_are_those_of_the_compositions_asked_for() -> None:
+    reference = [bulk("Cu", "bcc", a=2.9), bulk("Cu", "sc", a=2.4), bulk("Cu"), bulk("Al")]
+    found = envelope(reference, [bulk("Cu", cubic=True)], EMT(), progress=False)
+    energies = [row["energy_after"] for row in relaxation(reference[:3], EMT(), progress=False)]
+    assert found == {"Cu": pytest.approx(min(energies))}
+    densest = envelope(reference[:2], [bulk("Cu")], EMT(), most=1, progress=False)
+    assert densest == {"Cu": pytest.approx(energies[0])}

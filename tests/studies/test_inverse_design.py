@@ -148,7 +148,10 @@ def test_official_parts_are_taken_where_they_are(
 
 
 def test_all_models_have_one_budget() -> None:
-    recipes = [recipe(untrained(model, "perov-5", "heat_ref", 16), 100, Plan(steps=70, batch_size=64)) for model in Plan().models]
+    recipes = [
+        recipe(untrained(model, "perov-5", "heat_ref", 16), 100, Plan(steps=70, batch_size=64))
+        for model in Plan().models
+    ]
     assert {(r.epochs, r.batch_size, r.schedule) for r in recipes} == {(35, 64, "cosine")}
     assert {r.optimizer for r in recipes} == {"adam", "adamw"}
 

@@ -65,6 +65,38 @@ def relaxed(
     return [_row(atoms, calculator, max_steps, fmax, lowest or {}) for atoms in track(structures, "Relaxing", progress)]
 
 
+def envelope(
+    reference: Sequence[Atoms],
+    like: Sequence[Atoms],
+    calculator: Calculator,
+    most: int = 5,
+    **settings: Any,
+) -> dict[str, float]:
+    """Lowest relaxed energies (eV/atom) of the reference by reduced formula, as ``lowest`` of :func:`relaxed` takes them.
+
+    Args:
+        reference: real crystals.
+        like: those of the compositions of these alone are relaxed.
+        calculator: the one that ``like`` is relaxed with.
+        most: crystals of one composition, the densest; a relaxation takes about a second each.
+        settings: of :func:`relaxed`.
+    """
+    wanted = {atoms.get_chemical_formula(empirical=True) for atoms in like}
+    known: dict[str, list[Atoms]] = {}
+    for atoms in reference:
+        if (formula := atoms.get_chemical_formula(empirical=True)) in wanted:
+            known.setdefault(formula, []).append(atoms)
+    chosen = [
+        atoms for group in known.values() for atoms in sorted(group, key=lambda a: a.get_volume() / len(a))[:most]
+    ]
+    lowest: dict[str, float] = {}
+    for atoms, row in relaxed(chosen, calculator, **settings):
+        if row["energy_after"] is not None:
+            formula = atoms.get_chemical_formula(empirical=True)
+            lowest[formula] = min(lowest.get(formula, np.inf), row["energy_after"])
+    return lowest
+
+
 def _row(
     atoms: Atoms, calculator: Calculator, max_steps: int, fmax: float, lowest: Mapping[str, float]
 ) -> tuple[Atoms, dict[str, Any]]:

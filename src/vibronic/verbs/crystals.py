@@ -45,9 +45,7 @@ def evaluate_crystals(
         raise VibronicError("--predictor predicts a property: name it with --property")
     constants = _benchmark(benchmark, reference, property)
     published = metrics.benchmark(constants) if constants else None
-    relaxing = None
-    if relax:
-        relaxing = partial(stability.relaxation, calculator=engine(relax).calculator(), max_steps=relax_steps)
+    calculator = engine(relax).calculator() if relax else None
     table = out.with_suffix(".csv")
     config: dict[str, Any] = {"what": "crystals", "file": file, "reference": reference, "property": property}
     config |= {"predictor": predictor, "benchmark": constants, "better": better, "coverage_sample": coverage_sample}
@@ -60,6 +58,10 @@ def evaluate_crystals(
             several = min(len(structures), coverage_sample) + min(len(known), coverage_sample)
             say(f"coverage: {several} fingerprints of about 0.1 s each (--coverage-sample takes fewer, 0 none)")
         thresholds = published.thresholds if published and published.property == property and better == "low" else None
+        relaxing = None
+        if calculator is not None:
+            lowest = stability.envelope(known or [], structures, calculator, max_steps=relax_steps)
+            relaxing = partial(stability.relaxation, calculator=calculator, max_steps=relax_steps, lowest=lowest)
         rows, totals = metrics.evaluate(
             structures,
             known,

@@ -229,7 +229,8 @@ def evaluate(
             from the reference's name or the property where none is given.
         better: crystals: which end of the property is wanted.
         coverage_sample: crystals: most fingerprints of each set, about 0.1 s each; 0 leaves coverage out.
-        relax: crystals: engine that relaxes each crystal (see 'vibronic doctor'); none where none is given.
+        relax: crystals: engine that relaxes each crystal (see 'vibronic doctor'), and crystals of the same composition of the
+            reference, to compare energies with; none where none is given.
         relax_steps: crystals: most steps of a relaxation.
         seed: crystals: of draws and intervals.
 
