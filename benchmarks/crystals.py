@@ -1,7 +1,7 @@
 """Speed and quality of the shipped generators of crystals.
 
-    python benchmarks/crystals.py [--parts speed minimum best ranked targets curve published carbon mp prediction stages sites
-    scaling] [--n 512] [--seeds 3]
+    python benchmarks/crystals.py [--parts speed minimum best ranked targets curve published carbon mp relaxation prediction stages
+    sites scaling] [--n 512] [--seeds 3]
 
 Properties are predicted by CDVAE's own models (vibronic.crystals.predictor finds or asks for their wheel), success rates use
 the published thresholds, uniqueness and novelty (against the rows the model was trained on) StructureMatcher. `minimum` asks for
@@ -28,7 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import record
 from vibronic.core.batch import Batch
-from vibronic.crystals import matching, metrics, predictor
+from vibronic.crystals import matching, metrics, predictor, stability
 from vibronic.crystals.cells import Cells, lattice_of, shortest_paths
 from vibronic.crystals.conditioning import EQUAL, NOTHING, Asked, Condition
 from vibronic.crystals.generator import CrystalGenerator
@@ -37,6 +37,7 @@ from vibronic.crystals.sampler import Request, generate
 from vibronic.crystals.schedules import flow_times
 from vibronic.crystals.validity import structural_validity
 from vibronic.data import cdvae
+from vibronic.labelling.engines import engine
 from vibronic.learning import store
 
 SETS = {
@@ -242,6 +243,34 @@ def carbon(n: int, seeds: int) -> dict[str, Any]:
     }
 
 
+def relaxation(n: int, seeds: int) -> dict[str, Any]:
+    """How far new crystals of the best 5 % are from a minimum of SevenNet, and from the lowest training crystal of their composition."""
+    calculator = engine("sevennet").calculator()
+    found = {}
+    for name in ("crystals-perov5", "crystals-carbon24", "crystals-mp20"):
+        network, known, _ = load(name)
+        request = Request(best=known.property, guidance=network.guidance, evaluations=network.evaluations)
+        crystals = generate(network, request, n // 16).crystals
+        lowest = stability.envelope(network.memory.structures(like=crystals), crystals, calculator)
+        start = time.process_time()
+        rows = stability.relaxation(crystals, calculator, lowest=lowest)
+        there = [row for row in rows if row["relax_error"] is None]
+        above = [r["energy_above_reference"] for r in there if r["energy_above_reference"] is not None]
+        found[name] = {
+            "crystals": len(rows),
+            "relaxed": len(there),
+            "converged": float(np.mean([row["relax_converged"] for row in rows])),
+            "median_rmsd_angstrom": float(np.median([row["relax_rmsd"] for row in there])),
+            "median_volume_ratio": float(np.median([row["relax_volume_ratio"] for row in there])),
+            "median_gain_ev_per_atom": float(np.median([r["energy_before"] - r["energy_after"] for r in there])),
+            "of_known_composition": len(above),
+            "median_above_reference_ev_per_atom": float(np.median(above)) if above else None,
+            "cpu_s_per_crystal": (time.process_time() - start) / max(1, len(rows)),
+        }
+        print(name, found[name], flush=True)
+    return found
+
+
 def prediction(n: int, seeds: int) -> dict[str, Any]:
     """Structures of given compositions, of crystals that the model was not shown: one try each, and the best of 20.
 
@@ -313,7 +342,7 @@ def scaling(n: int, seeds: int) -> list[dict[str, Any]]:
 PARTS = {
     part.__name__: part
     for part in (
-        speed, minimum, best, ranked, targets, curve, published, carbon, mp, prediction, stages, sites, scaling,
+        speed, minimum, best, ranked, targets, curve, published, carbon, mp, relaxation, prediction, stages, sites, scaling,
     )
 }  # fmt: skip
 
