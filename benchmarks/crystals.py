@@ -32,7 +32,7 @@ from vibronic.crystals import matching, metrics, predictor, stability
 from vibronic.crystals.cells import Cells, lattice_of, shortest_paths
 from vibronic.crystals.conditioning import EQUAL, NOTHING, Asked, Condition
 from vibronic.crystals.generator import CrystalGenerator
-from vibronic.crystals.model import CrystalDiffusion, _flow
+from vibronic.crystals.model import CrystalDiffusion, _Choice, _flow
 from vibronic.crystals.sampler import Request, generate
 from vibronic.crystals.schedules import flow_times
 from vibronic.crystals.validity import structural_validity
@@ -176,8 +176,8 @@ def stages(n: int, seeds: int) -> dict[str, Any]:
             settled = Cells(cells.numbers, fractional % 1, lattice).to_atoms()
             found[f"settled from {back}"] = _success(settled, known, predict)
         hidden, silent = -cells.mask.long(), lambda count: None
-        name = partial(network._name, network.allowed(), asked, guidance=1.0, choice=1.0, several=4, rounds=5)
-        named = name(generator=generator, progress=silent, species=hidden, again=cells.mask, geometry=true)
+        how = _Choice(network.allowed(), asked, guidance=1.0, strength=1.0, several=4)
+        named = network._name(how, hidden, cells.mask, true, 5, generator, silent)
         found["named on true skeletons"] = _success(Cells(named, true[0], cells.lattice).to_atoms(), known, predict)
     for row in found.items():
         print(*row, flush=True)

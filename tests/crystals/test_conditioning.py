@@ -26,11 +26,11 @@ from vibronic.crystals.conditioning import (
     ("typed", "name", "kind", "value", "told"),
     [
         ("heat_ref=-0.3", "heat_ref", EQUAL, -0.3, "heat_ref=-0.3"),
-        ("band_gap>2", "band_gap", AT_LEAST, 2.0, "band_gap>=2"),
+        ("band_gap>2", "band_gap", AT_LEAST, 2.0, "band_gap>2"),
         ("band_gap >= 2.5", "band_gap", AT_LEAST, 2.5, "band_gap>=2.5"),
-        (" a<1e-3 ", "a", AT_MOST, 1e-3, "a<=0.001"),
+        (" a<1e-3 ", "a", AT_MOST, 1e-3, "a<0.001"),
         ("a.b<=+7", "a.b", AT_MOST, 7.0, "a.b<=7"),
-        ("-1 < a <= 2.5", "a", BETWEEN, -1.0, "-1<=a<=2.5"),
+        ("-1 < a <= 2.5", "a", BETWEEN, -1.0, "-1<a<=2.5"),
     ],
 )
 def test_what_people_type(typed: str, name: str, kind: int, value: float, told: str) -> None:
@@ -70,17 +70,20 @@ def test_what_is_not_understood(typed: str) -> None:
 
 def test_which_values_keep_a_bound() -> None:
     values = torch.tensor([1.0, 2.0, 3.0])
-    assert Condition.parse("a<2").met(values).tolist() == [True, True, False]
-    assert Condition.parse("a>2").met(values).tolist() == [False, True, True]
+    assert Condition.parse("a<2").met(values).tolist() == [True, False, False]
+    assert Condition.parse("a<=2").met(values).tolist() == [True, True, False]
+    assert Condition.parse("a>2").met(values).tolist() == [False, False, True]
+    assert Condition.parse("a>=2").met(values).tolist() == [False, True, True]
     assert Condition.parse("a=2").met(values).all()
-    assert Condition.parse("1.5<a<3").met(values).tolist() == [False, True, True]
+    assert Condition.parse("1<a<3").met(values).tolist() == [False, True, False]
+    assert Condition.parse("1<=a<=3").met(values).tolist() == [True, True, True]
 
 
 def test_two_bounds_are_an_interval() -> None:
     one, low, high = (Condition.parse(t) for t in ("b=1", "a>1", "a<2"))
     for both in ([low, one, high], [high, one, low]):
         assert set(merged(both)) == {one, Condition.parse("1<a<2")}
-    with pytest.raises(VibronicError, match="nothing is within the conditions 'a>=1' and 'a<=0'"):
+    with pytest.raises(VibronicError, match="nothing is within the conditions 'a>1' and 'a<0'"):
         merged([low, Condition.parse("a<0")])
     for twice in (low, Condition.parse("a=1.5")):
         with pytest.raises(VibronicError, match="'a' is asked for twice"):
@@ -90,23 +93,32 @@ def test_two_bounds_are_an_interval() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "used"),
+    ("asked", "seen", "said"),
     [
-        ("a=3", "a=1"),
-        ("a<-1", "a<=0"),
-        ("a>0.5", "a>=0.5"),
-        ("a=1", None),
-        ("-1<a<0.5", "0<=a<=0.5"),
-        ("0.2<a<0.5", "0.2<=a<=0.5"),
-        ("2<a<3", "a=1"),
+        ("a=0.5", "a=0.5", False),
+        ("a=1", "a=1", False),
+        ("a=3", "a=1", True),
+        ("a<5", "a<=1", False),  # all of them are: nothing to say
+        ("a<-1", "a<=0", True),
+        ("a>0", "a>=0.2", False),
+        ("a>=0", "a>=0", False),
+        ("a>0.5", "a>=1", False),
+        ("0<a<1", "a=0.2", False),
+        ("-1<a<0.5", "0<=a<=0.2", False),
+        ("0.3<a<0.5", "a=0.4", True),
+        ("2<a<3", "a=1", True),
     ],
 )
-def test_conditions_beyond_the_training_range(asked: str, used: str | None) -> None:
-    condition = Condition.parse(asked)
-    assert str(condition.within(0.0, 1.0)) == (used or asked)
-    said = beyond(condition, 0.0, 1.0)
-    assert (said is None) == (condition == condition.within(0.0, 1.0))
-    assert said is None or said.startswith(f"{condition} lies outside the training range of a, 0 to 1")
+def test_what_a_network_can_be_asked_for(asked: str, seen: str, said: bool) -> None:
+    """By what it has seen: the values 0, 0.2 and 1."""
+    condition, values = Condition.parse(asked), torch.tensor([0.0, 0.2, 1.0], dtype=torch.float64)
+    found = condition.seen(values)
+    if found.kind == BETWEEN and found.value == found.upper:
+        found = Condition(found.name, EQUAL, found.value)
+    assert str(found) == seen
+    told = beyond(condition, values)
+    assert (told is not None) == said
+    assert told is None or told.startswith(f"{condition} ")
 
 
 # --- embedding ---

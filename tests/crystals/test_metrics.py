@@ -330,8 +330,10 @@ def test_the_verb_relaxes(tmp_path: Path) -> None:
 
 def test_the_lowest_known_energies_are_those_of_the_compositions_asked_for() -> None:
     reference = [bulk("Cu", "bcc", a=2.9), bulk("Cu", "sc", a=2.4), bulk("Cu"), bulk("Al")]
+    reference.append(Atoms("Cu"))  # no crystal
     found = envelope(reference, [bulk("Cu", cubic=True)], EMT(), progress=False)
     energies = [row["energy_after"] for row in relaxation(reference[:3], EMT(), progress=False)]
     assert found == {"Cu": pytest.approx(min(energies))}
-    densest = envelope(reference[:2], [bulk("Cu")], EMT(), most=1, progress=False)
-    assert densest == {"Cu": pytest.approx(energies[0])}
+    one = envelope(reference[:2], [bulk("Cu")], EMT(), most=1, progress=False)  # the lower as they are
+    assert one == {"Cu": pytest.approx(energies[0])}
+    assert envelope(reference, [bulk("Cu")], EMT(), max_steps=1, fmax=1e-9, progress=False) == {}

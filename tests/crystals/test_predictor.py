@@ -186,8 +186,8 @@ def test_predictions_far_outside_what_was_learned_are_none(tiny: Predictor) -> N
     crystals = [random_crystal(seed) for seed in range(6)]
     values = tiny(crystals)
     middle = (sorted(values)[2] + sorted(values)[3]) / 2
-    for learned, believed in (((middle + 2.0, np.inf), values >= middle), ((-np.inf, middle - 2.0), values <= middle)):
-        found = Predictor(tiny.network, mean=1.0, std=2.0, learned=learned)(crystals)
+    for seen, believed in (((middle + 2.0, np.inf), values >= middle), ((-np.inf, middle - 2.0), values <= middle)):
+        found = Predictor(tiny.network, mean=1.0, std=2.0, seen=seen)(crystals)
         assert np.array_equal(np.isfinite(found), believed)
         assert np.array_equal(found[believed], values[believed])
 

@@ -25,7 +25,7 @@ from vibronic.studies import inverse_design_report
 from vibronic.studies.folder import belongs
 from vibronic.studies.inverse_design import PUBLISHED, Plan, run, summary, verdicts
 from vibronic.studies.inverse_design_data import part, prepare
-from vibronic.studies.inverse_design_model import figures, judged, recipe, request, untrained
+from vibronic.studies.inverse_design_model import CONDITIONS, figures, judged, recipe, request, untrained
 
 # Of spglib, about how it will tell failures one day; nothing of ours can answer it.
 pytestmark = pytest.mark.filterwarnings("ignore:Set OLD_ERROR_HANDLING:DeprecationWarning")
@@ -158,8 +158,10 @@ def test_all_models_have_one_budget() -> None:
 
 def test_what_each_is_asked_for(finished: Path) -> None:
     model, _ = store.load(finished / "runs" / "perov-5-vibronic-0" / "model")
-    lowest, best = (request(model, condition, 0.1, None) for condition in ("minimum", "best"))
+    lowest, chosen, best = (request(model, condition, 0.1, None) for condition in ("minimum", "chosen", "best"))
     assert [str(c) for c in lowest.conditions] == ["heat_ref=0.1"]
+    assert (lowest.guidance, lowest.tolerance) == (1.0, 0.0)
+    assert (chosen.conditions, chosen.guidance, chosen.tolerance) == (lowest.conditions, model.guidance, None)
     assert (best.best, best.conditions) == ("heat_ref", ())
     assert lowest.evaluations == best.evaluations == model.evaluations
     assert lowest.keep == best.keep == "all"
@@ -222,13 +224,14 @@ def test_a_winner_needs_seeds_that_agree() -> None:
 
 
 def test_every_pair_of_models_and_both_conditions_of_ours_are_compared() -> None:
-    names = [("cdi", "minimum"), ("cds", "minimum"), ("vibronic", "minimum"), ("vibronic", "best")]
+    names = [("cdi", "minimum"), ("cds", "minimum"), *(("vibronic", c) for c in ("minimum", "chosen", "best"))]
     found = verdicts(rows_of({name: [0.1, 0.2] for name in names}))
     assert [(v["share"], v["first"], v["second"]) for v in found] == [
         ("sr5_all", names[0], names[1]),
         ("sr5_all", names[0], names[2]),
         ("sr5_all", names[1], names[2]),
-        ("hits", names[2], names[3]),
+        ("sr5_all", names[2], names[3]),
+        ("hits", names[3], names[4]),
     ]
 
 
@@ -240,7 +243,8 @@ def test_every_training_and_condition_has_its_row(finished: Path) -> None:
     rows = results["rows"]
     assert [(r["model"], r["condition"], r["seed"]) for r in rows] == [
         (model, condition, seed)
-        for model, condition in (("cdi", "minimum"), ("cds", "minimum"), ("vibronic", "minimum"), ("vibronic", "best"))
+        for model in ("cdi", "cds", "vibronic")
+        for condition in CONDITIONS[model]
         for seed in (0, 1)
     ]
     assert {r["steps"] for r in rows} == {9}  # three to an epoch
@@ -248,9 +252,9 @@ def test_every_training_and_condition_has_its_row(finished: Path) -> None:
     assert {r["evaluations"] for r in rows if r["model"] != "vibronic"} == {4}
     assert all(0 <= r["hits"] <= r["sr5_all"] <= r["sr10_all"] <= r["valid"] <= 1 for r in rows)
     assert all(r["train_seconds"] > 0 for r in rows)
-    assert len(results["summary"]) == 4
+    assert len(results["summary"]) == 5
     with (finished / "table.csv").open() as file:
-        assert len(list(csv.reader(file))) == 9
+        assert len(list(csv.reader(file))) == 11
     metrics = json.loads((finished / "metrics.json").read_text())
     assert metrics.keys() - {"units"} == metrics["units"].keys()
     assert "sr5_all_perov-5_vibronic_best_low" in metrics
@@ -303,7 +307,7 @@ def test_a_hit_is_drawn(finished: Path, tmp_path: Path) -> None:
         (tmp_path / name).symlink_to(finished / name)
     (tmp_path / "results.json").write_text(json.dumps(results))
     page = inverse_design_report.write(tmp_path).read_text()
-    assert "predicted 0.123 eV/atom; as sampled, not relaxed" in page
+    assert "predicted 0.123 eV/atom; not relaxed" in page
 
 
 # --- what is refused ---

@@ -2,7 +2,8 @@
 
 A condition is a value and what it means: nothing is asked, the property equals it, is at most it, or is at least it. An interval is
 asked for by values of the training set within it, a different one for each crystal. Bounds are learned as such: a crystal of property y is shown with bounds drawn above (below) y and weighted so that the model is that of
-all crystals of the training set within the bound, but for the most extreme two in a hundred, whose weights are cut off at 4.
+all crystals of the training set within the bound, but for the most extreme two in a hundred, whose weights are cut off at 4 (of two
+bounds at once, one in twenty).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,6 @@ NOTHING, EQUAL, AT_MOST, AT_LEAST, BETWEEN = range(5)
 SPACE_GROUPS = 230
 _CENTRES = 16
 _SIGNS = {"=": EQUAL, "<": AT_MOST, "<=": AT_MOST, ">": AT_LEAST, ">=": AT_LEAST}
-_NAMES = {NOTHING: "", EQUAL: "", AT_MOST: "<=", AT_LEAST: ">="}
 
 
 @dataclass
@@ -41,27 +41,41 @@ class Asked:
 
 @dataclass(frozen=True)
 class Condition:
-    """One property of a request: ``heat_ref=-0.3``, ``band_gap>=1.5``, ``1<=band_gap<=2``.
+    """One property of a request: ``heat_ref=-0.3``, ``band_gap>=1.5``, ``1<band_gap<=2``.
 
     Attributes:
         value: in the unit of the property; the lower end of an interval.
         upper: end of an interval.
+        strict: whether the lower and the upper end are themselves outside.
     """
 
     name: str
     kind: int
     value: float
     upper: float = math.inf
+    strict: tuple[bool, bool] = (False, False)
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Lowest and highest value that is met."""
+        if self.kind == BETWEEN:
+            return self.value, self.upper
+        low = self.value if self.kind == AT_LEAST else -math.inf
+        return low, self.value if self.kind == AT_MOST else math.inf
 
     def __str__(self) -> str:
         if self.kind == BETWEEN:
-            return f"{self.value:g}<={self.name}<={self.upper:g}"
+            low, high = ("<" if strict else "<=" for strict in self.strict)
+            return f"{self.value:g}{low}{self.name}{high}{self.upper:g}"
         return f"{self.name}{'=' if self.kind == EQUAL else ''}{self.wish}"
 
     @property
     def wish(self) -> str:
         """Without the name: ``-0.3``, ``>=1.5``, ``1 to 2``."""
-        return f"{self.value:g} to {self.upper:g}" if self.kind == BETWEEN else f"{_NAMES[self.kind]}{self.value:g}"
+        if self.kind == BETWEEN:
+            return f"{self.value:g} to {self.upper:g}"
+        sign = {AT_MOST: "<" if self.strict[1] else "<=", AT_LEAST: ">" if self.strict[0] else ">="}
+        return f"{sign.get(self.kind, '')}{self.value:g}"
 
     @classmethod
     def parse(cls, text: str) -> Condition:
@@ -70,37 +84,39 @@ class Condition:
         Raises:
             VibronicError: it has not the form NAME=VALUE, NAME<VALUE, NAME>VALUE or VALUE<NAME<VALUE.
         """
-        found = re.fullmatch(r"\s*(?:(\S+?)\s*<=?\s*)?([^\s=<>]+)\s*(<=|>=|=|<|>)\s*(\S+)\s*", text)
+        number = r"([-+.\deE]+)"
+        found = re.fullmatch(rf"\s*(?:{number}\s*(<=?)\s*)?([^\s=<>]+)\s*(<=|>=|=|<|>)\s*{number}\s*", text)
         try:
-            assert found
-            ends = [float(end) for end in (found[1], found[4]) if end is not None]
-            assert all(map(math.isfinite, ends))
-            assert len(ends) == 1 or found[3] in ("<", "<=")
-        except (AssertionError, ValueError):
+            low, first, name, sign, high = found.groups() if found else ("",) * 5
+            ends = [float(end) for end in (low, high) if end is not None]
+        except ValueError:
+            ends = []
+        if not ends or not all(map(math.isfinite, ends)) or (len(ends) == 2 and sign not in ("<", "<=")):
             raise VibronicError(
                 f"the condition '{text}' is not understood; write NAME=VALUE, 'NAME<VALUE', 'NAME>VALUE' or "
                 "'VALUE<NAME<VALUE' with numbers"
-            ) from None
+            )
         if len(ends) == 1:
-            return cls(found[2], _SIGNS[found[3]], ends[0])
+            return cls(name, _SIGNS[sign], ends[0], strict=(sign == ">", sign == "<"))
         if ends[0] >= ends[1]:
             raise VibronicError(f"nothing is within the condition '{text}'; give the lower end first")
-        return cls(found[2], BETWEEN, *ends)
+        return cls(name, BETWEEN, ends[0], ends[1], (first == "<", sign == "<"))
 
     def met(self, values: Tensor) -> Tensor:
         """Which values keep a bound, or both; all of them where the condition is no bound."""
-        if self.kind == AT_MOST:
-            return values <= self.value
-        if self.kind in (AT_LEAST, BETWEEN):
-            return (values >= self.value) & (values <= self.upper)
-        return torch.ones_like(values, dtype=torch.bool)
+        low, high = self.ends
+        above = values > low if self.strict[0] else values >= low
+        return above & (values < high if self.strict[1] else values <= high)
 
-    def within(self, low: float, high: float) -> Condition:
-        """The same, moved into a range where it reaches beyond; an interval outside becomes the nearest value."""
-        ends = [min(max(end, low), high) for end in (self.value, self.upper)]
-        if self.kind == BETWEEN and ends[0] < ends[1]:
-            return replace(self, value=ends[0], upper=ends[1])
-        return replace(self, kind=EQUAL if self.kind == BETWEEN else self.kind, value=ends[0], upper=math.inf)
+    def seen(self, values: Tensor) -> Condition:
+        """What a network can be asked for instead that has seen ``values``: a bound that one of them has, a value within their
+        range; the nearest value where none keeps the bounds."""
+        if self.kind != EQUAL and bool((met := self.met(values)).any()):
+            low, high = (float(end) for end in values[met].aminmax())
+            return Condition(self.name, self.kind, high if self.kind == AT_MOST else low, high)
+        wanted = (self.value + self.upper) / 2 if self.kind == BETWEEN else self.value
+        low, high = (float(end) for end in values.aminmax())
+        return Condition(self.name, EQUAL if self.kind == BETWEEN else self.kind, min(max(wanted, low), high))
 
 
 def merged(conditions: Sequence[Condition]) -> list[Condition]:
@@ -122,7 +138,8 @@ def merged(conditions: Sequence[Condition]) -> list[Condition]:
         low, high = sorted((one, other), key=lambda c: c.kind == AT_MOST)
         if low.value >= high.value:
             raise VibronicError(f"nothing is within the conditions '{low}' and '{high}'")
-        found[one.name] = Condition(one.name, BETWEEN, low.value, high.value)
+        strict = (low.strict[0], high.strict[1])
+        found[one.name] = Condition(one.name, BETWEEN, low.value, high.value, strict)
     return list(found.values())
 
 
@@ -245,13 +262,19 @@ class ConditionEmbedding(nn.Module):
         return Asked(value, kind, spacegroup), weight.clamp(max=4.0)
 
 
-def beyond(condition: Condition, low: float, high: float) -> str | None:
-    """What is to be said of a value outside the training range, in one sentence; None of one within."""
+def beyond(condition: Condition, values: Tensor) -> str | None:
+    """What is to be said of a wish that none of the training ``values`` answers, in one sentence; None where there is nothing."""
+    low, high = (float(end) for end in values.aminmax())
     slack = 1e-6 * max(abs(low), abs(high))  # the range is known in single precision
-    ends = [condition.value, condition.upper] if condition.kind == BETWEEN else [condition.value]
-    if all(low - slack <= end <= high + slack for end in ends):
+    if condition.kind == EQUAL:
+        outside = not low - slack <= condition.value <= high + slack
+    else:
+        ends = condition.ends[0] - slack, condition.ends[1] + slack
+        outside = not bool(((values >= ends[0]) & (values <= ends[1]) | condition.met(values)).any())
+    if not outside:
         return None
+    within = "lies outside" if condition.seen(values).value in (low, high) else "is met by no crystal within"
     return (
-        f"{condition} lies outside the training range of {condition.name}, {low:.4g} to {high:.4g}: the nearest value that was "
-        "seen is used"
+        f"{condition} {within} the training range of {condition.name}, {low:.4g} to {high:.4g}: the model is asked for the nearest "
+        f"value, {condition.seen(values).value:.4g}"
     )

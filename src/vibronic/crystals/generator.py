@@ -37,11 +37,13 @@ class CrystalGenerator(Model):
         bounds: whether it can be asked for bounds on a property, not for values alone.
         estimates: whether it says what properties its crystals have.
         symprec: Angstrom, within which crystals of the training set are made symmetric; 0 leaves them as they are.
+        tolerance: Angstrom, within which crystals that it made are.
         evaluations, guidance: what a crystal takes where the user does not say.
     """
 
     generates: ClassVar[bool] = True
     symprec: float = 0.0
+    tolerance: float = 0.0
     evaluations: ClassVar[int]
     guidance: ClassVar[float] = 1.0
     bounds: ClassVar[bool] = False
@@ -136,6 +138,10 @@ class CrystalGenerator(Model):
             The crystals, and the model's own estimate of their properties (B, P); NaN from a model that has none.
         """
         raise NotImplementedError
+
+    def estimate(self, cells: Cells) -> Tensor:
+        """The model's own estimate of the properties of crystals (B, P); NaN from a model that has none."""
+        return torch.full((len(cells.numbers), len(self.targets)), torch.nan)
 
     def allowed(self, system: Sequence[int] | None = None) -> Tensor:
         """(CLASSES,) which classes may be chosen: the elements of training, or those of a chemical system."""

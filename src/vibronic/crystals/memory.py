@@ -6,7 +6,7 @@ how many atoms crystals have, which elements, the range of a property, its best 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
@@ -73,38 +73,42 @@ class Memory(nn.Module):
         """(S,) one property of the training set, double precision."""
         return self.values[:, self.properties.index(name)].double().cpu()
 
-    def draw_counts(
+    def draw(
         self,
         n: int,
         conditions: Sequence[Condition],
         generator: torch.Generator,
-        tried: Mapping[int, tuple[int, int]] | None = None,
+        n_atoms: int | None = None,
+        barren: Collection[int] = (),
     ) -> Tensor:
-        """(n,) numbers of atoms, as crystals that meet the conditions have them.
+        """(n,) crystals of the training set, as indices, that answer the conditions together: what else a wish leaves open, the
+        size of the cell or a value within an interval, is then as likely as it is among these.
 
-        Bounds choose the training crystals within them, values those near them: weights fall off over a twentieth of the
-        property's standard deviation, or over more where fewer than 20 crystals would count.
+        Bounds choose the crystals within them, values those near them: weights fall off over a twentieth of the standard
+        deviation, or over more where fewer than 20 crystals would count.
 
         Args:
-            tried: number of atoms -> candidates that had so many, and those of them that were worth keeping; numbers are then also
-                weighted by that share (Laplace's rule of succession).
+            n_atoms: of their cells.
+            barren: numbers of atoms to pass over, where there are others.
         """
-        weights = torch.ones(len(self), dtype=torch.float64)
-        for condition in conditions:
-            values = self.column(condition.name)
-            if condition.met(values).any():
-                weights = weights * condition.met(values)
-            if condition.kind == EQUAL:
-                distance = (values - condition.value).abs()
-                width = torch.maximum(
-                    0.05 * values.std(unbiased=False), distance.sort().values[: min(20, len(self))].max()
-                )
-                weights = weights * torch.exp(-0.5 * (distance / width.clamp(min=1e-12)) ** 2)
-        if not weights.sum() > 0:
-            weights = torch.ones_like(weights)
-        if tried:
-            each = [tried.get(size, (0, 0)) for size in range(int(self.counts.max()) + 1)]
-            worth = torch.tensor([(kept + 1) / (drawn + 2) for drawn, kept in each], dtype=torch.float64)
-            weights = weights * worth[self.counts.cpu().long()]
-        chosen = torch.multinomial(weights.float().to(generator.device), n, replacement=True, generator=generator)
-        return self.counts.cpu().long()[chosen.cpu()]
+        counts = self.counts.cpu().long()
+        meets = torch.ones(len(self), dtype=torch.bool)
+        if n_atoms is not None:
+            meets = counts == n_atoms
+        for one in conditions:
+            meets = meets & one.met(self.column(one.name))
+        if not meets.any():
+            meets = torch.ones_like(meets)
+        fertile = meets & ~torch.isin(counts, torch.tensor(sorted(barren), dtype=torch.long))
+        meets = fertile if fertile.any() else meets
+        square = torch.zeros(len(self), dtype=torch.float64)
+        for one in conditions:
+            if one.kind == EQUAL:
+                values = self.column(one.name)
+                square += ((values - one.value) / values.std(unbiased=False).clamp(min=1e-12)) ** 2
+        width = square[meets].sort().values[:20].max().sqrt().clamp(min=0.05)
+        weights = torch.where(meets, torch.exp(-0.5 * square / width**2), 0.0)
+        # On the processor, in double precision: of a few weights alone that count, single precision may see none.
+        drawn = torch.rand(n, generator=generator, device=generator.device, dtype=torch.float64)
+        place = torch.searchsorted(weights.cumsum(0), drawn.cpu() * weights.sum())
+        return place.clamp(max=len(self) - 1)

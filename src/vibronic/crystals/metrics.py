@@ -259,6 +259,7 @@ def evaluate(
             totals[f"wasserstein_{property}"] = wasserstein(chosen, theirs)
         if thresholds is not None:
             totals |= {f"threshold{p}": float(t) for p, t in zip(PERCENTILES, thresholds)}
+            flags["predicted"] = np.isfinite(values[valid])
             flags |= reached_by(chosen, np.array(flags["valid"]), thresholds, better)
             if reference is not None:
                 flags["hits"] = flags["sr5_all"] & np.array(flags["valid_unique_novel"])

@@ -90,6 +90,8 @@ class CrystalDiffusion(CrystalGenerator):
             easier a search found it, as Carbon-24 does its deepest minima, teaches more with its duplicates.
         symprec: Angstrom, within which crystals of the training set are made symmetric, so that equal ones have equal cells;
             0 leaves them as they are.
+        tolerance: Angstrom, within which generated crystals are made symmetric: the flow ends a little off the special positions and
+            angles of its training crystals. Not more than the distortions that matter.
     """
 
     kind = "crystal-diffusion"
@@ -125,6 +127,7 @@ class CrystalDiffusion(CrystalGenerator):
         guided: tuple[Literal["species", "geometry"], ...] = ("species",),
         distinct: bool = True,
         symprec: float = 0.01,
+        tolerance: float = 0.1,
     ) -> None:
         config = {k: v for k, v in locals().items() if k not in ("self", "targets", "units", "__class__")}
         super().__init__(config, targets, units)
@@ -136,9 +139,11 @@ class CrystalDiffusion(CrystalGenerator):
             raise VibronicError(f"width must be even and a multiple of the heads, not {width} for {heads} heads")
         if not set(guided) <= {"species", "geometry"}:
             raise VibronicError(f"guided are species, geometry or both, not {list(guided)}")
-        if not 0 <= symprec < 1:
-            raise VibronicError(f"symprec is a length in Angstrom, at least 0 and below 1, not {symprec}")
-        self.dropout, self.guided, self.distinct, self.symprec = dropout, tuple(guided), distinct, symprec
+        for name, length in (("symprec", symprec), ("tolerance", tolerance)):
+            if not 0 <= length < 1:
+                raise VibronicError(f"{name} is a length in Angstrom, at least 0 and below 1, not {length}")
+        self.dropout, self.guided, self.distinct = dropout, tuple(guided), distinct
+        self.symprec, self.tolerance = symprec, tolerance
         self.conditions = ConditionEmbedding(len(targets), width)
         self.network = CrystalTransformer(
             CLASSES, len(targets), width, depth, heads, pair, frequencies, tuple(injection)
@@ -252,6 +257,9 @@ class CrystalDiffusion(CrystalGenerator):
         moves = partial(say, guidance=guidance if "geometry" in self.guided else min(guidance, 1.0))
         noise = partial(self._noise, species != 0, asked.value, generator)
         free = species < 0
+        if heeded < 1 or (moves.keywords["guidance"] != 1):  # every step asks twice, with the conditions and without
+            evaluations, told = max(1, evaluations // 2), progress
+            progress = lambda steps: told(2 * steps)  # noqa: E731
         skeleton, passes = _budget(evaluations, int(free.sum(1).max()), several)
         geometry = _flow(partial(moves, species), noise(), flow_times(skeleton), progress)
         for share, back, naming, settling in passes:
@@ -266,8 +274,13 @@ class CrystalDiffusion(CrystalGenerator):
             geometry = _flow(partial(moves, species), taken, back + (1 - back) * flow_times(settling), progress)
         fractional, strain = geometry
         lattice = lattice_of(strain * self.spread + self.center, (species != 0).sum(1))
-        estimate = self._estimate(species, fractional, strain) * self.conditions.spread + self.conditions.mean
-        return Cells(species, fractional % 1, lattice), estimate
+        cells = Cells(species, fractional % 1, lattice)
+        return cells, self.estimate(cells)
+
+    @torch.no_grad()
+    def estimate(self, cells: Cells) -> Tensor:
+        estimate = self._estimate(cells.numbers, cells.fractional, self._strain(cells))
+        return estimate * self.conditions.spread + self.conditions.mean
 
     def _name(
         self,

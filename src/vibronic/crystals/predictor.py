@@ -48,7 +48,7 @@ class Source:
 
     target: str
     unit: str
-    learned: tuple[float, float]
+    seen: tuple[float, float]
     folder: str
     checkpoint: str
     sha256: str
@@ -60,7 +60,7 @@ MODELS: dict[str, Source] = {
     "perov-5": Source(
         target="heat_ref",
         unit="eV/atom",
-        learned=(-0.3285, 4.3758),
+        seen=(-0.3285, 4.3758),
         folder="perovskite",
         checkpoint="epoch=2664-step=61294.ckpt",
         sha256="70d73b9b4e0ff32990acf222cc3538d0b755cbed1846ae567bebffcfd7be2c72",
@@ -69,7 +69,7 @@ MODELS: dict[str, Source] = {
     "carbon-24": Source(
         target="energy_per_atom",
         unit="eV/atom",
-        learned=(-154.5541, -154.0660),
+        seen=(-154.5541, -154.0660),
         folder="carbon",
         checkpoint="epoch=2364-step=56759.ckpt",
         sha256="b06a69a084a54043360962bb5547e2d67280003af4ef76532794e88003b1cd06",
@@ -79,7 +79,7 @@ MODELS: dict[str, Source] = {
     "mp-20": Source(
         target="formation_energy_per_atom",
         unit="eV/atom",
-        learned=(-4.4674, 0.0789),
+        seen=(-4.4674, 0.0789),
         folder="mp20",
         checkpoint="epoch=839-step=89039.ckpt",
         sha256="babd093600955ec22a3d285fc9ce8a8a77ec64f968acd15da7e4cd5c20d7db85",
@@ -130,13 +130,13 @@ class Predictor:
     reduced cells, not always primitive ones: Carbon-24 holds none of fewer than six atoms, and diamond's two are judged 0.1 eV/atom
     too high. So cells smaller than any it was trained on are repeated along their shortest vector first.
 
-    What it says far outside the values it has learned, of crystals nothing like them, means nothing (-7,626 eV/atom of one): there is no
+    What it says far outside the values of the set, of crystals nothing like those, means nothing (-7,626 eV/atom of one): there is no
     prediction beyond :attr:`believed`.
 
     Attributes:
         target, unit: what is predicted.
         smallest: atoms of a cell.
-        believed: lowest and highest prediction that is taken for one, a standard deviation of its training set beyond what it has ``learned``.
+        believed: lowest and highest prediction that is taken for one, a standard deviation of its training set beyond the range ``seen``.
     """
 
     def __init__(
@@ -147,12 +147,12 @@ class Predictor:
         target: str = "property",
         unit: str = "1",
         smallest: int = 1,
-        learned: tuple[float, float] = (-math.inf, math.inf),
+        seen: tuple[float, float] = (-math.inf, math.inf),
     ) -> None:
         self.network = network.eval()
         self.mean, self.std = mean, std
         self.target, self.unit, self.smallest = target, unit, smallest
-        self.believed = learned[0] - std, learned[1] + std
+        self.believed = seen[0] - std, seen[1] + std
 
     def __call__(
         self,
@@ -232,7 +232,7 @@ def load(source: str | Path | None, name: Name) -> Predictor:
     network = DimeNetPlusPlus()
     network.load_state_dict({k.removeprefix("encoder."): v for k, v in checkpoint["state_dict"].items()})
     return Predictor(
-        network, scaler.means.item(), scaler.stds.item(), model.target, model.unit, model.smallest, model.learned
+        network, scaler.means.item(), scaler.stds.item(), model.target, model.unit, model.smallest, model.seen
     )
 
 

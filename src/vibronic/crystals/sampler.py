@@ -6,17 +6,21 @@ import math
 import re
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from ase import Atoms
 from ase.data import atomic_numbers
 from ase.formula import Formula
+from torch import Tensor
 
+from vibronic.core.batch import Batch
 from vibronic.core.errors import VibronicError
-from vibronic.crystals.cells import padded
+from vibronic.crystals.cells import Cells, padded
 from vibronic.crystals.conditioning import (
     AT_LEAST,
     AT_MOST,
@@ -29,8 +33,9 @@ from vibronic.crystals.conditioning import (
     merged,
 )
 from vibronic.crystals.generator import CrystalGenerator
-from vibronic.crystals.matching import Known, novel, quiet, space_group
+from vibronic.crystals.matching import Known, quiet, space_group
 from vibronic.crystals.validity import composition_validity, structural_validity
+from vibronic.data.cells import Composition, reduced_composition, symmetrised
 
 Keep = Literal["new", "valid", "all"]
 
@@ -38,7 +43,7 @@ BEST = 0.05
 """Share of the training set that counts as its best."""
 
 TRIES = 20
-"""Candidates for each crystal asked for, before fewer are delivered."""
+"""Candidates for each crystal asked for, before fewer are delivered; and of a size of which none was kept, before it is left."""
 
 _BATCH = 256
 
@@ -57,6 +62,7 @@ class Request:
         spacegroup: international number.
         guidance: see :meth:`CrystalGenerator.sample`.
         evaluations: of the network for each crystal.
+        tolerance: Angstrom, within which crystals are made symmetric; the model's where it is None.
         keep: new (valid, no duplicates, not in the training set), valid, or all candidates as they come.
         choice: crystals worth keeping among which each of those that answer best, by the model's own estimate, is chosen.
     """
@@ -70,6 +76,7 @@ class Request:
     spacegroup: int = 0
     guidance: float = 1.0
     evaluations: int | None = None
+    tolerance: float | None = None
     keep: Keep = "new"
     choice: int = 1
 
@@ -79,7 +86,8 @@ class Generated:
     """Crystals and how they came about.
 
     Attributes:
-        crystals: with ``valid``, ``unique``, ``novel``, the conditions asked for and the model's estimates in ``info``.
+        crystals: with ``valid``, ``unique``, ``novel``, the conditions asked for, the model's estimates and, where values were asked for, how far
+            these are ``off`` (standard deviations, summed) in ``info``.
         counts: candidates, and those of them that were valid, unique among the valid, novel.
         passed: what crystals had to be, in turn, and how many candidates were this and all before.
         remarks: what the user should know, one sentence each.
@@ -116,7 +124,9 @@ def generate(
         raise VibronicError(f"--choice is a number of crystals to choose from, at least 1, not {request.choice}")
     conditions, remarks = _conditions(model, request)
     draw = _Candidates(model, request, conditions, seed)
-    tests = _tests(request, conditions, draw.system)
+    tests = _tests(model, request, conditions, draw.system)
+    if not model.estimates and any(c.kind == BETWEEN for c in conditions):
+        remarks.append("the model gives no estimates: values within the interval are asked for, and nothing is checked")
     wants = _wants(model, request, conditions)
     if request.choice > 1 and (not wants or request.keep == "all"):
         remarks.append("nothing is chosen: --choice goes by a value or --best, and not with --keep all")
@@ -124,7 +134,7 @@ def generate(
     found: list[Atoms] = []
     kept: list[int] = []
     passed = dict.fromkeys(tests, 0)
-    seen = Known()
+    seen, known = Known(), _Trained(model)
     seconds = {"sampling": 0.0, "checking": 0.0}
     while len(kept) < wanted and len(found) < TRIES * n:
         few = wanted - len(kept)
@@ -134,7 +144,7 @@ def generate(
         start = time.process_time()
         fresh = draw(min(_BATCH, few), progress)
         middle = time.process_time()
-        _judge(fresh, found, seen, model)
+        _judge(fresh, found, seen, known)
         for k, atoms in enumerate(fresh, len(found)):
             stopped = next((name for name, test in tests.items() if not test(atoms)), None)
             for name in tests:
@@ -142,7 +152,7 @@ def generate(
                     break
                 passed[name] += 1
             kept += [k] if stopped is None else []
-            draw.learn(len(atoms), stopped is None)
+            draw.learn(len(atoms), atoms.info["unique"] and atoms.info["novel"])
         found += fresh
         delivered(min(n, len(kept)))
         seconds["sampling"] += middle - start
@@ -155,56 +165,84 @@ def generate(
     crystals = [found[k] for k in kept[:n]]
     for k, atoms in enumerate(crystals):
         atoms.info = {"id": f"{seed}-{k}", "seed": seed, **atoms.info}
+        if far := _far(model, conditions):
+            atoms.info["off"] = float(f"{sum(of(atoms.info) for of in far):.4g}")
+    if n < len(kept) < wanted:
+        remarks.append(f"each was chosen of {len(kept) / n:.1f}, not of {request.choice}: no more were worth keeping")
     if 0 < len(crystals) < n:
         remarks.append(f"{len(crystals)} of {n} crystals were found among {len(found)} candidates")
     return Generated(crystals, counts, passed, remarks, seconds)
 
 
-def _wants(
-    model: CrystalGenerator, request: Request, conditions: Sequence[Condition]
-) -> list[Callable[[dict[str, Any]], float]]:
-    """What is told from the ``info`` of a crystal: how far the model's estimates are from each wish that names a value."""
+def _far(model: CrystalGenerator, conditions: Sequence[Condition]) -> list[Callable[[dict[str, Any]], float]]:
+    """What tells from the ``info`` of a crystal how far, in standard deviations, an estimate is from each value asked for."""
 
     def far(condition: Condition, info: dict[str, Any]) -> float:
         spread = float(model.memory.column(condition.name).std(correction=0)) or 1.0
         return abs(info[f"{condition.name}_estimate"] - condition.value) / spread
 
-    if not model.estimates:
-        return []
-    wishes: list[Callable[[dict[str, Any]], float]]
-    wishes = [partial(far, condition) for condition in conditions if condition.kind == EQUAL]
-    if request.best and model.bounds:
+    return [partial(far, condition) for condition in conditions if condition.kind == EQUAL and model.estimates]
+
+
+def _wants(
+    model: CrystalGenerator, request: Request, conditions: Sequence[Condition]
+) -> list[Callable[[dict[str, Any]], float]]:
+    """What a choice goes by, the less the better: how far values are off, and the property of which the best are wanted."""
+    wants = _far(model, conditions)
+    if request.best and model.estimates and all(c.kind != EQUAL for c in conditions if c.name == request.best):
         sign, key = -1.0 if request.highest else 1.0, f"{request.best}_estimate"
-        wishes.append(lambda info: sign * info[key])
-    return wishes
+        wants.append(lambda info: sign * info[key])
+    return wants
 
 
 def _conditions(model: CrystalGenerator, request: Request) -> tuple[list[Condition], list[str]]:
-    """Conditions of a request, that of the best among them, within what was seen, and remarks on those that were not.
+    """Conditions of a request, that of the best among them, and remarks on those that no training crystal answers.
 
     Raises:
         VibronicError: a property that the model was not trained on, or one asked for twice.
     """
     memory = model.memory
-    conditions = list(request.conditions)
+    conditions, remarks = list(request.conditions), []
     for name in [c.name for c in conditions] + ([request.best] if request.best else []):
         if name not in memory.properties:
             known = ", ".join(memory.properties) or "no property"
             raise VibronicError(f"the model knows nothing of '{name}'; it was trained on {known}")
     if request.best:
-        share = 1 - BEST if request.highest else BEST
-        bound = float(torch.quantile(memory.column(request.best), share))
-        extreme = memory.column(request.best).aminmax()
-        kind = AT_LEAST if request.highest else AT_MOST
+        values = memory.column(request.best)
+        bound = float(torch.quantile(values, 1 - BEST if request.highest else BEST))
+        best = Condition(request.best, AT_LEAST if request.highest else AT_MOST, bound)
+        extreme = float(values.max() if request.highest else values.min())
+        tied = int((values == extreme).sum()) > max(1, BEST * len(values))
+        if tied:
+            remarks.append(
+                f"{float((values == extreme).double().mean()):.0%} of the training crystals have the best {request.best}, {extreme:g}, which is asked for"
+            )
         # A model without bounds is asked for the extreme of its training set, as in arXiv 2406.09263.
-        value = float(extreme.max if request.highest else extreme.min)
-        conditions.append(
-            Condition(request.best, kind, bound) if model.bounds else Condition(request.best, EQUAL, value)
-        )
+        conditions.append(best if model.bounds and not tied else Condition(request.best, EQUAL, extreme))
     conditions = merged(conditions)
-    ranges = {c.name: [float(end) for end in memory.column(c.name).aminmax()] for c in conditions}
-    remarks = [said for c in conditions if (said := beyond(c, *ranges[c.name]))]
-    return [c.within(*ranges[c.name]) for c in conditions], remarks
+    remarks += [said for c in conditions if (said := beyond(c, memory.column(c.name)))]
+    met = [c.seen(memory.column(c.name)).met(memory.column(c.name)) for c in conditions]
+    if met and not torch.stack(met).all(0).any():
+        remarks.append("no training crystal answers all conditions at once: the sizes of cells are those of any")
+    return conditions, remarks
+
+
+class _Trained:
+    """The training set, filed once for all candidates."""
+
+    def __init__(self, model: CrystalGenerator) -> None:
+        self.memory, self.known = model.memory, Known()
+        self.filed: set[Composition] = set()
+
+    def holds(self, atoms: Atoms) -> bool:
+        """Whether one of its crystals is the same."""
+        composition = reduced_composition(atoms.numbers)
+        if composition not in self.filed:
+            self.filed.add(composition)
+            for k, one in enumerate(self.memory.structures(like=[atoms])):
+                self.known.add(k, one, [])
+        with quiet():
+            return self.known.find(atoms, []) is not None
 
 
 class _Candidates:
@@ -217,17 +255,21 @@ class _Candidates:
         self.evaluations = model.evaluations if request.evaluations is None else request.evaluations
         if self.evaluations < 1:
             raise VibronicError(f"a crystal takes at least 1 evaluation, not {self.evaluations}")
+        self.tolerance = model.tolerance if request.tolerance is None else request.tolerance
+        if not 0 <= self.tolerance < 1:
+            raise VibronicError(f"the tolerance is a length in Angstrom, at least 0 and below 1, not {self.tolerance}")
         if not 0 <= request.guidance < 100:
             raise VibronicError(f"the guidance is between 0 and 100, not {request.guidance}")
         self.composition = None if request.composition is None else _numbers(request.composition)
         self.system = sorted({z for symbol in request.system for z in _numbers(symbol)})
-        self.tried: dict[int, tuple[int, int]] = {}
+        self.tried: dict[int, int | None] = {}  # until there was something new
         self.wishes: dict[str, Any] = {c.name: c.value if c.kind == EQUAL else c.wish for c in conditions}
         asked = {"composition": request.composition, "system": "-".join(request.system), "n_atoms": request.n_atoms}
         self.wishes |= {k: v for k, v in {**asked, "spacegroup": request.spacegroup}.items() if v}
         self._check()
         self.allowed = model.allowed(self.system or None)
-        model.check(self._asked(1), request.guidance)
+        model.check(self._drawn(1)[1], request.guidance)
+        self.generator.manual_seed(seed)  # as if that draw had not been
 
     def _check(self) -> None:
         """Refuse sizes, elements and space groups that the training set did not hold."""
@@ -257,39 +299,52 @@ class _Candidates:
                 f"{', '.join(map(str, common))}"
             )
 
-    def _asked(self, n: int) -> Asked:
-        names = self.model.memory.properties
-        value, kind = torch.zeros(n, len(names)), torch.full((n, len(names)), NOTHING)
-        for condition in self.conditions:
-            k = names.index(condition.name)
-            value[:, k], kind[:, k] = condition.value, condition.kind
-            if condition.kind == BETWEEN:
-                known = self.model.memory.column(condition.name)
-                known = known[condition.met(known)].float()
-                known = known if len(known) else torch.tensor([(condition.value + condition.upper) / 2])
-                drawn = torch.randint(len(known), (n,), generator=self.generator, device=self.device)
-                value[:, k], kind[:, k] = known[drawn.cpu()], EQUAL
-        group = torch.full((n,), self.request.spacegroup)
-        return Asked(value.to(self.device), kind.to(self.device), group.to(self.device))
-
-    def _species(self, n: int) -> list[list[int]]:
-        """Atomic numbers of each cell, -1 where the model is to choose."""
+    def _drawn(self, n: int) -> tuple[list[list[int]], Asked]:
+        """Atomic numbers of each cell, -1 where the model is to choose, and what is asked of it; what the request leaves open is taken from
+        training crystals that answer it."""
+        memory, size = self.model.memory, self.request.n_atoms
+        seen = [c.seen(memory.column(c.name)) for c in self.conditions]
+        barren = [atoms for atoms, tries in self.tried.items() if tries is not None and tries >= TRIES]
+        rows = memory.draw(n, seen, self.generator, size, barren)
+        value, kind = torch.zeros(n, len(memory.properties)), torch.full((n, len(memory.properties)), NOTHING)
+        for one in seen:
+            k = memory.properties.index(one.name)
+            value[:, k], kind[:, k] = one.value, one.kind
+            if one.kind == BETWEEN:
+                value[:, k], kind[:, k] = memory.column(one.name)[rows].float(), EQUAL
+        asked = Asked(
+            value.to(self.device), kind.to(self.device), torch.full((n,), self.request.spacegroup, device=self.device)
+        )
         if self.composition:
-            return [self.composition] * n
-        if self.request.n_atoms:
-            return [[-1] * self.request.n_atoms] * n
-        counts = self.model.memory.draw_counts(n, self.conditions, self.generator, self.tried)
-        return [[-1] * count for count in counts.tolist()]
+            return [self.composition] * n, asked
+        sizes = [size] * n if size else memory.counts[rows.to(memory.counts.device)].tolist()
+        return [[-1] * count for count in sizes], asked
 
-    def learn(self, size: int, worth: bool) -> None:
-        """Sizes whose crystals are worth keeping are drawn more often: of two atoms of carbon there is nothing new."""
-        if self.request.keep == "new":
-            tried, kept = self.tried.get(size, (0, 0))
-            self.tried[size] = tried + 1, kept + worth
+    def learn(self, size: int, new: bool) -> None:
+        """Sizes of which nothing is new after some tries are left: of two atoms of carbon there is nothing but diamond."""
+        tries = self.tried.get(size, 0)
+        if self.request.keep == "new" and tries is not None:
+            self.tried[size] = None if new else tries + 1
+
+    def _symmetrised(self, crystals: list[Atoms], estimates: Tensor) -> list[Atoms]:
+        """Crystals made symmetric, in their reduced cells, and their ``estimates`` (B, P) with them; those stay that are no crystals or
+        would have fewer atoms."""
+        found, changed = list(crystals), []
+        for k, atoms in enumerate(crystals if self.tolerance else ()):
+            with suppress(VibronicError, ValueError, RuntimeError, np.linalg.LinAlgError):  # no volume, no numbers
+                one = symmetrised(atoms, self.tolerance)
+                if len(one) == len(atoms) and structural_validity(one):
+                    found[k] = one
+                    changed.append(k)
+        if changed:
+            batch = Batch.collate([Batch.from_atoms(found[k], 0.0) for k in changed])
+            estimates[changed] = self.model.estimate(Cells.from_batch(batch.to(self.device, estimates.dtype)))
+        return found
 
     def __call__(self, n: int, progress: Callable[[float], None]) -> list[Atoms]:
         """``n`` candidates, with what was asked and the model's estimates in ``info``."""
-        species = padded(self._species(n))
+        cells, asked = self._drawn(n)
+        species = padded(cells)
         found: list[Atoms | None] = [None] * n
 
         def sampled(rows: int, evaluations: int) -> None:
@@ -301,13 +356,14 @@ class _Candidates:
             crystals, estimates = self.model.sample(
                 part.to(self.device),
                 self.allowed.to(self.device),
-                self._asked(len(rows)),
+                Asked(*(part[rows.to(self.device)] for part in (asked.value, asked.kind, asked.spacegroup))),
                 self.evaluations,
                 self.request.guidance,
                 self.generator,
                 partial(sampled, len(rows)),
             )
-            for row, atoms, values in zip(rows.tolist(), crystals.to_atoms(), estimates.tolist(), strict=True):
+            made = self._symmetrised(crystals.to_atoms(), estimates)
+            for row, atoms, values in zip(rows.tolist(), made, estimates.tolist(), strict=True):
                 names = [f"{name}_estimate" for name in self.model.memory.properties]
                 atoms.info = {f"{name}_asked": what for name, what in self.wishes.items()}
                 atoms.info |= {f: float(f"{v:.6g}") for f, v in zip(names, values, strict=True) if not math.isnan(v)}
@@ -331,39 +387,32 @@ def _numbers(formula: str) -> list[int]:
     return found
 
 
-def _judge(fresh: list[Atoms], before: list[Atoms], seen: Known, model: CrystalGenerator) -> None:
+def _judge(fresh: list[Atoms], before: list[Atoms], seen: Known, trained: _Trained) -> None:
     """Say in ``info`` which new candidates are valid, which are the first of their kind among all valid ones so far (those of
     ``before`` are in ``seen``), and which are of a kind that the training set does not hold."""
-    same: dict[int, Atoms] = {}
-    for k, atoms in enumerate(fresh):
+    for k, atoms in enumerate(fresh, len(before)):
         atoms.info["valid"] = structural_validity(atoms) and composition_validity(atoms.numbers)
         atoms.info["unique"] = atoms.info["novel"] = False
+        if not atoms.info["valid"]:
+            continue
         reduced: list[Any] = []
         with quiet():
-            if not atoms.info["valid"]:
-                continue
-            known = seen.find(atoms, reduced)
-        if known is None:
-            seen.add(len(before) + k, atoms, reduced)
-            atoms.info["unique"] = True
+            same = seen.find(atoms, reduced)
+        if same is None:
+            seen.add(k, atoms, reduced)
+            atoms.info |= {"unique": True, "novel": not trained.holds(atoms), "spacegroup": space_group(atoms) or 1}
         else:
-            same[k] = (before + fresh)[known]
-    first = [atoms for atoms in fresh if atoms.info["unique"]]
-    for atoms, new in zip(first, novel(first, model.memory.structures(like=first)), strict=True):
-        atoms.info["novel"] = new
-        atoms.info["spacegroup"] = space_group(atoms) or 1
-    for k, other in same.items():
-        fresh[k].info["novel"] = other.info["novel"]
+            first = before[same] if same < len(before) else fresh[same - len(before)]
+            atoms.info["novel"] = first.info["novel"]
 
 
 def _tests(
-    request: Request, conditions: Sequence[Condition], system: Sequence[int]
+    model: CrystalGenerator, request: Request, conditions: Sequence[Condition], system: Sequence[int]
 ) -> dict[str, Callable[[Atoms], bool]]:
     """What a candidate must be to be kept, in words, each test after the ones before."""
 
     def keeps(condition: Condition, atoms: Atoms) -> bool:
-        value = atoms.info.get(f"{condition.name}_estimate")
-        return value is None or bool(condition.met(torch.tensor(value)))
+        return bool(condition.met(torch.tensor(atoms.info.get(f"{condition.name}_estimate", math.nan))))
 
     tests: dict[str, Callable[[Atoms], bool]] = {}
     if request.keep == "all":
@@ -376,5 +425,5 @@ def _tests(
     if system:
         tests["of all the elements"] = lambda atoms: set(system) <= set(atoms.numbers.tolist())
     # A bound is a promise: the model's own estimate must keep it.
-    bounds = [c for c in conditions if c.kind != EQUAL]
+    bounds = [c for c in conditions if c.kind != EQUAL and model.estimates]
     return tests | {f"within {c} by the model's own estimate": partial(keeps, c) for c in bounds}

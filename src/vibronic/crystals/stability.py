@@ -14,7 +14,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from vibronic.core.errors import VibronicError
 from vibronic.core.progress import track
 from vibronic.crystals.validity import structural_validity
-from vibronic.data.cells import reduced_composition
+from vibronic.data.cells import Composition, reduced_composition
 
 UNITS = {
     "energy_before": "eV/atom",
@@ -46,14 +46,14 @@ def relaxed(
         calculator: ASE calculator with energy, forces and stress; one for all.
         max_steps: of FIRE, which is slower than LBFGS near a minimum and gets away better from where generators start.
         fmax: eV/Angstrom, largest force left; the cell's generalised forces obey it too.
-        lowest: reduced formula, as ``Atoms.get_chemical_formula(empirical=True)`` writes it -> lowest energy per atom
-            (eV/atom) known at that composition, by the same engine: the lower envelope of a relaxed reference set.
+        lowest: formula -> lowest energy per atom (eV/atom) known at that composition, by the same engine (:func:`envelope`). No hull: that a
+            crystal may fall apart into others is not seen.
         progress: show a bar.
 
     Returns:
         Each crystal, relaxed where that worked and else as it was, with one flat dict: ``energy_before``, ``energy_after`` (eV/atom), ``relax_rmsd`` (Angstrom, see :func:`rmsd`),
         ``relax_volume_ratio`` (relaxed to generated), ``relax_converged``, ``energy_above_reference`` (eV/atom, negative below
-        the envelope; None where the composition is not in ``lowest``) and ``relax_error`` (why there are no numbers, or None).
+        the envelope; None where the composition is not in ``lowest`` or it did not converge) and ``relax_error`` (why there are no numbers, or None).
 
     Raises:
         VibronicError: ``fmax`` or ``max_steps`` is not positive.
@@ -62,7 +62,8 @@ def relaxed(
         raise VibronicError(
             f"relaxing takes a positive fmax and at least one step, not {fmax} eV/Angstrom and {max_steps}"
         )
-    return [_row(atoms, calculator, max_steps, fmax, lowest or {}) for atoms in track(structures, "Relaxing", progress)]
+    floors = {reduced_composition(Atoms(formula).numbers): energy for formula, energy in (lowest or {}).items()}
+    return [_row(atoms, calculator, max_steps, fmax, floors) for atoms in track(structures, "Relaxing", progress)]
 
 
 def envelope(
@@ -70,35 +71,44 @@ def envelope(
     like: Sequence[Atoms],
     calculator: Calculator,
     most: int = 5,
+    progress: bool = True,
     **settings: Any,
 ) -> dict[str, float]:
-    """Lowest relaxed energies (eV/atom) of the reference by reduced formula, as ``lowest`` of :func:`relaxed` takes them.
+    """Lowest relaxed energies (eV/atom) of the reference by formula, as ``lowest`` of :func:`relaxed` takes them.
 
     Args:
         reference: real crystals.
-        like: those of the compositions of these alone are relaxed.
+        like: those of the compositions of these alone count.
         calculator: the one that ``like`` is relaxed with.
-        most: crystals of one composition, the densest; a relaxation takes about a second each.
+        most: crystals of one composition that are relaxed, those of the lowest energies as they are.
         settings: of :func:`relaxed`.
     """
-    wanted = {atoms.get_chemical_formula(empirical=True) for atoms in like}
-    known: dict[str, list[Atoms]] = {}
+    known: dict[Composition, list[Atoms]] = {reduced_composition(atoms.numbers): [] for atoms in like}
     for atoms in reference:
-        if (formula := atoms.get_chemical_formula(empirical=True)) in wanted:
-            known.setdefault(formula, []).append(atoms)
-    chosen = [
-        atoms for group in known.values() for atoms in sorted(group, key=lambda a: a.get_volume() / len(a))[:most]
-    ]
+        if (composition := reduced_composition(atoms.numbers)) in known and structural_validity(atoms):
+            known[composition].append(atoms)
+    chosen = []
+    for group in track(list(known.values()), "Energies of the reference", progress):
+        energies = [_energy(atoms, calculator) for atoms in group] if len(group) > most else [0.0] * len(group)
+        chosen += [group[k] for k in np.argsort(energies, kind="stable")[:most]]
     lowest: dict[str, float] = {}
-    for atoms, row in relaxed(chosen, calculator, **settings):
-        if row["energy_after"] is not None:
+    for atoms, row in relaxed(chosen, calculator, progress=progress, **settings):
+        if row["relax_converged"]:
             formula = atoms.get_chemical_formula(empirical=True)
             lowest[formula] = min(lowest.get(formula, np.inf), row["energy_after"])
     return lowest
 
 
+def _energy(atoms: Atoms, calculator: Calculator) -> float:
+    """eV/atom as it is; infinite where the engine fails."""
+    try:
+        return float(calculator.get_potential_energy(atoms.copy())) / len(atoms)
+    except Exception:  # of foreign code
+        return np.inf
+
+
 def _row(
-    atoms: Atoms, calculator: Calculator, max_steps: int, fmax: float, lowest: Mapping[str, float]
+    atoms: Atoms, calculator: Calculator, max_steps: int, fmax: float, floors: Mapping[Composition, float]
 ) -> tuple[Atoms, dict[str, Any]]:
     row: dict[str, Any] = dict.fromkeys(UNITS) | {"relax_converged": False, "relax_error": None}
     if not structural_validity(atoms):
@@ -111,14 +121,14 @@ def _row(
         return atoms, row | {"relax_error": " ".join(said.split())[:200]}
     if not (np.isfinite(after) and structural_validity(moved)):
         return atoms, row | {"relax_error": "the relaxation ran away"}
-    floor = lowest.get(atoms.get_chemical_formula(empirical=True))
+    floor = floors.get(reduced_composition(atoms.numbers))
     return moved, row | {
         "energy_before": before / len(atoms),
         "energy_after": after / len(atoms),
         "relax_rmsd": rmsd(atoms, moved),
         "relax_volume_ratio": float(moved.get_volume() / atoms.get_volume()),
         "relax_converged": converged,
-        "energy_above_reference": None if floor is None else after / len(atoms) - floor,
+        "energy_above_reference": after / len(atoms) - floor if converged and floor is not None else None,
     }
 
 

@@ -69,6 +69,7 @@ def symmetrised(atoms: Atoms, symprec: float) -> Atoms:
     """
     import spglib
 
+    os.environ.setdefault("SPGLIB_WARNING", "OFF")  # of what it does not find, on standard error
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         cell = (atoms.cell.array, atoms.get_scaled_positions(), atoms.numbers)

@@ -19,9 +19,9 @@ GALLERY = 12
 """Crystals on a page; each takes one of the 16 WebGL contexts that browsers allow."""
 
 ESTIMATE = (
-    "Values of crystals are **the model's own estimates**: what the same network says of them. No calculation and no independent "
-    "model stands behind them; a network can be wrong about what it makes in the same way as it was wrong in making it, and with guidance it has chosen "
-    "what it makes by these very estimates."
+    "Values of crystals are **the model's own estimates**: what the same network says of what they would settle into. No calculation and no independent "
+    "model stands behind them; a network can be wrong about what it makes in the same way as it was wrong in making it, and with guidance above 1 it has chosen "
+    "the names of atoms by these very estimates."
 )
 
 
@@ -46,8 +46,8 @@ def content(path: Path) -> dict[str, Any] | None:
         raise VibronicError(f"{path} cannot be read ({error.strerror})") from error
 
 
-def gallery(page: Report, crystals: Sequence[Atoms], units: Mapping[str, str]) -> None:
-    """The first valid and new crystals of every request in turn."""
+def gallery(page: Report, crystals: Sequence[Atoms], units: Mapping[str, str], came: str = "not relaxed") -> None:
+    """The first valid and new crystals of every request in turn; ``came`` says what was done to them."""
     page.section("Gallery")
     new = [a for a in crystals if a.info["valid"] and a.info.get("unique") and a.info.get("novel")]
     shown = new or [a for a in crystals if a.info["valid"]]
@@ -65,7 +65,7 @@ def gallery(page: Report, crystals: Sequence[Atoms], units: Mapping[str, str]) -
     chosen = sorted(sorted(order)[:GALLERY], key=lambda place: place[1:])
     page.text(
         f"{len(chosen)} of {len(shown)} {'valid, unique and new' if new else 'valid'} crystals: the first ones drawn"
-        f"{' for each request' if len(turns) > 1 else ''}, as they came, not relaxed and not picked by eye. Drag to turn, "
+        f"{' for each request' if len(turns) > 1 else ''}, {came} and not picked by eye. Drag to turn, "
         "click and scroll to zoom, double-click to reset."
     )
     page.gallery((_placed(shown[k]), _caption(shown[k], units)) for _, _, k in chosen)

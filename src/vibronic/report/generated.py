@@ -58,7 +58,7 @@ def write(folder: Path | str) -> Path:
             crystals = read_structures(folder / "samples.extxyz", check=False)
             _made(page, about, crystals)
             _asked(page, about, crystals)
-            gallery(page, crystals, units)
+            gallery(page, crystals, units, "as they came, not relaxed")
         page.provenance({**{k: v for k, v in run.items() if k not in ("scores", "last")}, "model": card["config"]})
         page.write(folder / "report.html")
     return folder / "report.html"

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-
-from ase import Atoms
+from typing import Any
 
 from vibronic.core.errors import VibronicError
 from vibronic.data.dataset import read_structures
@@ -17,12 +16,13 @@ ROWS = 50
 """Crystals in the table."""
 
 
-def _far(atoms: Atoms) -> float:
-    """Of the estimates from the values asked for, summed; 0 where there are none."""
-    pairs = [
-        (v, atoms.info.get(k.replace("_asked", "_estimate"))) for k, v in atoms.info.items() if k.endswith("_asked")
-    ]
-    return sum(abs(float(found) - float(asked)) for asked, found in pairs if is_number(asked) and is_number(found))
+def _came(config: dict[str, Any]) -> str:
+    """What was done to the crystals, and chosen of them."""
+    chosen = f"each the nearest to the wish of {config['choice']}" if config.get("choice", 1) > 1 else "as they came"
+    if config.get("relax"):
+        return f"{chosen}, relaxed by {config['relax']} (validity, space group and estimates are of those before)"
+    tolerance = config.get("tolerance")
+    return f"{chosen}, " + (f"made symmetric within {tolerance:g} Angstrom, " if tolerance else "") + "not relaxed"
 
 
 def write(file: Path | str) -> Path:
@@ -67,13 +67,12 @@ def write(file: Path | str) -> Path:
                 bool(atoms.info["valid"]),
                 bool(atoms.info.get("novel")),
             ]
-            for atoms in sorted(crystals, key=_far)[:ROWS]
+            for atoms in sorted(crystals, key=lambda a: a.info.get("off", 0.0))[:ROWS]
         ]
         beside = f"the first {ROWS}; all are in the table beside the file" if len(crystals) > ROWS else "all of them"
-        wishes = any(_far(atoms) for atoms in crystals)
-        order = "those nearest to the wish first" if wishes else "in the order of the file"
+        order = "those nearest to the wish first" if "off" in crystals[0].info else "in the order of the file"
         page.table(head, rows, f"Crystals, {order}, {beside}.")
-        gallery(page, crystals, units)
+        gallery(page, crystals, units, _came(config))
         page.provenance(run)
         page.write(file.with_suffix(".html"))
     return file.with_suffix(".html")

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 NAMES = {
     ("cdi", "minimum"): "CDI",
     ("cds", "minimum"): "CDS",
-    ("vibronic", "minimum"): "ours, minimum",
+    ("vibronic", "minimum"): "ours, plain",
+    ("vibronic", "chosen"): "ours, chosen",
     ("vibronic", "best"): "ours, best 5 %",
 }
 TITLES = {"perov-5": "Perov-5", "carbon-24": "Carbon-24", "mp-20": "MP-20"}

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vibronic.crystals.sampler import Request
 from vibronic.data.dataset import read_structures
 from vibronic.report.html import Report
 from vibronic.studies.folder import finished
@@ -118,7 +117,7 @@ def _gallery(page: Report, folder: Path, rows: list[dict[str, Any]], sets: dict[
             file = folder / "runs" / f"{name}-{row['model']}-{row['seed']}" / f"{row['condition']}.extxyz"
             page.crystal(
                 read_structures(file, check=False)[hit["index"]],
-                f"{TITLES[name]}, {NAMES[row['model'], row['condition']]}, seed {row['seed']}: {hit['formula']}, predicted {value:.3f} {one['unit']}; as sampled, not relaxed.",
+                f"{TITLES[name]}, {NAMES[row['model'], row['condition']]}, seed {row['seed']}: {hit['formula']}, predicted {value:.3f} {one['unit']}; not relaxed.",
             )
 
 
@@ -142,8 +141,8 @@ All models see the same crystals in the same number of steps of {plan["batch_siz
 clipping are each kind's own. Equal steps are not equal processor time. Of ten looks at the validation crystals the weights of the best are kept.
 Numbers of atoms are drawn as the training crystals near the wanted value have them.
 
-Samples are counted as they come, broken ones included. `vibronic generate --best` would deliver the best by the model's own estimate of {Request.choice} times as many new crystals;
-that choice is not made here, so that models are compared and not filters.
+Samples are counted as they come, broken ones included. Models are compared with "ours, plain", of which nothing is chosen. "Ours, chosen" is what `vibronic generate` makes: names of
+atoms chosen by the model's own estimate among those whose charges can balance, which is half of the validity that is counted, and crystals made symmetric within its tolerance.
 
 A difference is called decided where Student's 95 % interval over paired seeds leaves out 0; comparisons are not corrected for their number.
 

@@ -54,6 +54,8 @@ def evaluate_crystals(
         structures = read_structures(file, check=False)
         known = sources.structures(reference) if reference is not None else None
         model = _predictor(predictor, property, constants) if property else None
+        if constants:
+            say(f"benchmark: {constants}, its cut-offs, thresholds and property model (--benchmark takes another)")
         if known and coverage_sample:
             several = min(len(structures), coverage_sample) + min(len(known), coverage_sample)
             say(f"coverage: {several} fingerprints of about 0.1 s each (--coverage-sample takes fewer, 0 none)")

@@ -32,6 +32,7 @@ def generate(
     spacegroup: int = 0,
     guidance: float | None = None,
     evaluations: int | None = None,
+    tolerance: float | None = None,
     keep: Literal["new", "valid", "all"] = "new",
     choice: int = 1,
     relax: str | None = None,
@@ -62,6 +63,8 @@ def generate(
         spacegroup: international number that crystals must have.
         guidance: 1 takes conditions as learned, more exaggerates them; what suits the model where none is given.
         evaluations: of the network for each crystal; more are slower and finer.
+        tolerance: Angstrom within which crystals are made exactly symmetric, 0 to leave them as they come; what suits the model
+            where none is given.
         keep: new (valid, once each, not in the training set), valid, or all candidates as they come.
         choice: crystals worth keeping from which each one delivered is chosen, by the model's own estimate of what was asked
             for (values and --best); 1 takes them as they come, in which guidance has chosen already. No choice with --keep all.
@@ -70,7 +73,7 @@ def generate(
         cifs: folder for a CIF of every crystal; those of an earlier run with the same seed are replaced.
         device: auto, cpu, cuda, ...
         out: file, extxyz.
-        seed: of the draws; the same seed gives the same crystals.
+        seed: of the draws; the same command with the same seed gives the same crystals.
 
     Returns:
         The crystals written.
@@ -91,7 +94,7 @@ def generate(
     if not isinstance(network, CrystalGenerator):
         raise VibronicError(f"{model} is a {network.kind}, which predicts and makes no crystals; see 'vibronic models'")
     request = _request(
-        network, condition, best, composition, system, atoms, spacegroup, guidance, evaluations, keep, choice
+        network, condition, best, composition, system, atoms, spacegroup, guidance, evaluations, tolerance, keep, choice
     )
     table, counts = out.with_suffix(".csv"), out.with_suffix(".json")
     config = {"model": model, "n": n, **asdict(request), "relax": relax, "device": device}
@@ -243,6 +246,7 @@ def _request(
     spacegroup: int,
     guidance: float | None,
     evaluations: int | None,
+    tolerance: float | None,
     keep: Keep,
     choice: int,
 ) -> Request:
@@ -265,6 +269,7 @@ def _request(
         spacegroup=spacegroup,
         guidance=network.guidance if guidance is None else guidance,
         evaluations=network.evaluations if evaluations is None else evaluations,
+        tolerance=network.tolerance if tolerance is None else tolerance,
         keep=keep,
         choice=choice,
     )
