@@ -232,6 +232,7 @@ def published(n: int, seeds: int) -> list[dict[str, Any]]:
 def mp(n: int, seeds: int) -> dict[str, Any]:
     return {
         "minimum": judged("crystals-mp20", n // 2, seeds, keep="all"),
+        "minimum, 400 evaluations": judged("crystals-mp20", n // 4, 1, keep="all", evaluations=400),
         "best": judged("crystals-mp20", n // 2, 1, best="formation_energy_per_atom"),
     }
 

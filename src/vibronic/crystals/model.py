@@ -51,8 +51,9 @@ sampling: Xu 2023). Chosen among ten plans by trials on Carbon-24."""
 
 _STEPS = 5  # of each such time
 
-_NAMINGS = 4
-"""Names drawn for one skeleton, among which the estimate of the properties chooses; eight are hardly better."""
+_NAMINGS = (4, 16)
+"""Fewest and most names drawn for one skeleton, among which the estimate of the properties chooses: one for each 25 evaluations. Perov-5
+hardly gains by more than four, MP-20 does."""
 
 _TRUST = 0.1
 """Error that this choice takes the estimate to have, in standard deviations of the property; tuned on Perov-5, where the error on
@@ -251,7 +252,8 @@ class CrystalDiffusion(CrystalGenerator):
         # Guidance up to 1 heeds the conditions as they were learned; beyond, names are also chosen by their likelihood.
         heeded = guidance if "species" in self.guided else min(guidance, 1.0)
         choice = max(0.0, heeded - 1) if asked.kind.any() else 0.0
-        several = _NAMINGS if choice and evaluations >= 5 * _NAMINGS else 1
+        fewest, most = _NAMINGS
+        several = min(max(evaluations // 25, fewest), most) if choice and evaluations >= 5 * fewest else 1
         how = _Choice(allowed, asked, min(heeded, 1.0), choice, several)
         say = partial(self._say, self.conditions(asked))
         moves = partial(say, guidance=guidance if "geometry" in self.guided else min(guidance, 1.0))
