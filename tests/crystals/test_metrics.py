@@ -235,6 +235,14 @@ def test_relaxation_finds_the_minimum_and_how_far_it_was() -> None:
         relaxation([start], EMT(), max_steps=0)
 
 
+def test_a_symmetric_crystal_leaves_its_saddle_point() -> None:
+    simple = bulk("Cu", "sc", a=2.4).repeat(2)
+    found = relaxation([simple], EMT(), max_steps=400, progress=False)[0]
+    assert found["relax_rmsd"] > 0.1
+    symmetric = relaxation([bulk("Cu", a=3.6, cubic=True)], EMT(), progress=False)[0]
+    assert symmetric["relax_rmsd"] < 0.02
+
+
 def test_displacements_know_no_origin_image_or_strain() -> None:
     before = bulk("Cu", cubic=True)
     after = before.copy()

@@ -26,6 +26,9 @@ UNITS = {
 """Of the columns that :func:`relaxation` gives."""
 
 
+_RATTLE = 0.01  # Angstrom
+
+
 def relaxation(structures: Sequence[Atoms], calculator: Calculator, **settings: Any) -> list[dict[str, Any]]:
     """What :func:`relaxed` says of each crystal."""
     return [row for _, row in relaxed(structures, calculator, **settings)]
@@ -140,6 +143,7 @@ def _relax(atoms: Atoms, calculator: Calculator, max_steps: int, fmax: float) ->
     moved = Atoms(numbers=atoms.numbers, positions=atoms.positions, cell=atoms.cell, pbc=True, info=atoms.info)
     moved.calc = calculator
     before = float(moved.get_potential_energy())
+    moved.rattle(_RATTLE, seed=0)  # or an exactly symmetric crystal could never leave a saddle point
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore", RuntimeWarning
