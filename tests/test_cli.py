@@ -123,6 +123,8 @@ def test_every_verb_is_one_function_of_the_package() -> None:
         ),
         (["train", "painn", "x", "--targets", "energy", "forces"], "targets", ["energy", "forces"]),
         (["train", "painn", "x", "--targets", "energy"], "targets", ["energy"]),
+        (["train", "painn", "x", "--targets", "energy", "--targets", "forces"], "targets", ["energy", "forces"]),
+        (["generate", "x", "--condition", "1<a<2", "--condition", "b=-2"], "condition", ["1<a<2", "b=-2"]),
         (["train", "painn", "x", "--units.my_gap", "eV"], "units", {"my_gap": "eV"}),
         (["data", "NaCl"], "name", "NaCl"),
         (["data", "--name", "NaCl"], "name", "NaCl"),
@@ -146,6 +148,13 @@ def test_an_empty_path_is_refused(typed: list[str], capsys: pytest.CaptureFixtur
 def test_what_cannot_be_meant_is_one_sentence(typed: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sample", "NaCl", *typed]) == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_an_option_that_may_be_left_out_is_refused_in_plain_words(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", "x", "--guidance", "nan"]) == 2
+    assert "expected float, got 'nan'" in capsys.readouterr().err
+    assert main(["evaluate", "crystals", "x", "--benchmark", "mp20"]) == 2
+    assert "expected one of 'perov-5', 'carbon-24', 'mp-20', got 'mp20'" in capsys.readouterr().err
 
 
 def test_nested_settings_of_the_recipe(capsys: pytest.CaptureFixture[str]) -> None:

@@ -177,7 +177,13 @@ def _spell(arguments: list[str], function: Callable[..., Any]) -> list[str]:
         if values == [""] and _is_path(hint):
             raise VibronicError(f"{token.partition('=')[0]} is empty; give it a path, or leave it out")
         if _is_list(hint) and not (len(values) == 1 and values[0].startswith("[")):
-            spelled.append(f"{option}=[{','.join(v for value in values for v in value.split(','))}]")
+            items = ",".join(v for value in values for v in value.split(","))
+            several = any(typing.get_origin(part) is list for part in _parts(hint))
+            before = next((k for k, one in enumerate(spelled) if one.startswith(f"{option}=[")), None)
+            if before is None or not items or not several:
+                spelled.append(f"{option}=[{items}]")
+            else:  # given twice, where the parser would keep the last
+                spelled[before] = f"{spelled[before][:-1]},{items}]"
         elif hint is bool and values and (equals or values[0].lower() in ("true", "false")):
             spelled.append(f"{option}={values[0].lower()}")
         elif hint is bool:
@@ -206,11 +212,11 @@ def _one_line(message: str, function: Callable[..., Any]) -> str:
     text = " ".join(message.replace("Parser key", "option").split()).rstrip(".")
     if text.startswith("Unexpected config"):
         text = "the file of --config must hold lines like 'key: value'"
-    union = r"Does not validate against any of the Union subtypes Subtypes: \[(\w+), NoneType\].* Given value: (.*)"
-    text = re.sub(union, r"expected \1, got '\2'", text)
     text = re.sub(r"Expected an? (.*?)\.? Got value: (.*)", r"expected \1, got '\2'", text)
     text = re.sub(r"<class '(\w+)'>", r"\1", text)
     text = re.sub(r"typing\.Literal\[(.*?)\]", r"one of \1", text)
+    union = r"Does not validate against any of the Union subtypes Subtypes: \[(.*?), NoneType\].* Given value: (.*)"
+    text = re.sub(union, r"expected \1, got '\2'", text)
     unknown = re.match(r"(?:unrecognized arguments: --|Option ')(\w+)", text)
     near = difflib.get_close_matches(unknown[1], inspect.signature(function).parameters, n=1) if unknown else []
     hint = f"did you mean '{near[0]}'? " if near else ""
