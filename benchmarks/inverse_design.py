@@ -13,21 +13,11 @@ from pathlib import Path
 
 import record
 from vibronic import verbs
+from vibronic.studies.inverse_design import SHARES
 
 SHORTER = {"steps": 1000, "samples": 128, "evaluations": 100}
 SETS = {"perov-5": {}, "carbon-24": SHORTER, "mp-20": SHORTER}
-FIGURES = (
-    "sr5",
-    "sr10",
-    "sr15",
-    "sr5_all",
-    "sr10_all",
-    "sr15_all",
-    "sr5_best_of_10",
-    "sr10_best_of_10",
-    "sr15_best_of_10",
-)
-FIGURES += ("valid_structure", "valid_composition", "unique", "novel", "hits", "train_seconds", "seconds_64", "epochs")
+FIGURES = (*SHARES, "train_seconds", "seconds_64", "epochs")
 
 
 def main() -> None:

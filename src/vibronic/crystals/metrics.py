@@ -251,16 +251,15 @@ def evaluate(
         values[sound] = _predicted(predict, [structures[k] for k in sound])
         for row, value in zip(rows, values):
             row[property] = float(value) if np.isfinite(value) else None
-        chosen = np.where(flags["valid"], values, np.nan)
+        flags["predicted"] = np.isfinite(values[valid])
         if reference is not None:
             most = min(len(known), max(coverage_sample, 1000))
             drawn = np.random.default_rng(seed).choice(len(known), most, replace=False)
             theirs = _predicted(predict, [known[k] for k in drawn])
-            totals[f"wasserstein_{property}"] = wasserstein(chosen, theirs)
+            totals[f"wasserstein_{property}"] = wasserstein(values[valid], theirs)
         if thresholds is not None:
             totals |= {f"threshold{p}": float(t) for p, t in zip(PERCENTILES, thresholds)}
-            flags["predicted"] = np.isfinite(values[valid])
-            flags |= reached_by(chosen, np.array(flags["valid"]), thresholds, better)
+            flags |= reached_by(values, np.array(flags["valid"]), thresholds, better)
             if reference is not None:
                 flags["hits"] = flags["sr5_all"] & np.array(flags["valid_unique_novel"])
 

@@ -255,25 +255,25 @@ class CrystalDiffusion(CrystalGenerator):
         fewest, most = _NAMINGS
         several = min(max(evaluations // 25, fewest), most) if choice and evaluations >= 5 * fewest else 1
         how = _Choice(allowed, asked, min(heeded, 1.0), choice, several)
-        say = partial(self._say, self.conditions(asked))
-        moves = partial(say, guidance=guidance if "geometry" in self.guided else min(guidance, 1.0))
+        steered = guidance if "geometry" in self.guided else min(guidance, 1.0)
+        moves = partial(self._say, self.conditions(asked), guidance=steered)
         noise = partial(self._noise, species != 0, asked.value, generator)
         free = species < 0
-        if heeded < 1 or (moves.keywords["guidance"] != 1):  # every step asks twice, with the conditions and without
-            evaluations, told = max(1, evaluations // 2), progress
-            progress = lambda steps: told(2 * steps)  # noqa: E731
+        asks = 1 if heeded >= 1 and steered == 1 else 2  # with the conditions, and without
+        evaluations = max(1, evaluations // asks)
+        tell = lambda steps: progress(asks * steps)  # noqa: E731
         skeleton, passes = _budget(evaluations, int(free.sum(1).max()), several)
-        geometry = _flow(partial(moves, species), noise(), flow_times(skeleton), progress)
+        geometry = _flow(partial(moves, species), noise(), flow_times(skeleton), tell)
         for share, back, naming, settling in passes:
             if naming:
                 again = _some(free, (share * free.sum(1)).ceil(), generator)
-                species = self._name(how, species, again, geometry, naming, generator, progress)
+                species = self._name(how, species, again, geometry, naming, generator, tell)
             if not settling:
                 continue
             start, strain = noise()
             start, way = shortest_paths(start, geometry[0], species)
             taken = start + back * way, strain + back * (geometry[1] - strain)
-            geometry = _flow(partial(moves, species), taken, back + (1 - back) * flow_times(settling), progress)
+            geometry = _flow(partial(moves, species), taken, back + (1 - back) * flow_times(settling), tell)
         fractional, strain = geometry
         lattice = lattice_of(strain * self.spread + self.center, (species != 0).sum(1))
         cells = Cells(species, fractional % 1, lattice)

@@ -43,7 +43,7 @@ BEST = 0.05
 """Share of the training set that counts as its best."""
 
 TRIES = 20
-"""Candidates for each crystal asked for, before fewer are delivered; and of a size of which none was kept, before it is left."""
+"""Candidates for each crystal asked for, before fewer are delivered; and of a size of which nothing was new, before it is left."""
 
 _BATCH = 256
 
@@ -146,12 +146,12 @@ def generate(
         middle = time.process_time()
         _judge(fresh, found, seen, known)
         for k, atoms in enumerate(fresh, len(found)):
-            stopped = next((name for name, test in tests.items() if not test(atoms)), None)
-            for name in tests:
-                if name == stopped:
+            for name, test in tests.items():
+                if not test(atoms):
                     break
                 passed[name] += 1
-            kept += [k] if stopped is None else []
+            else:
+                kept.append(k)
             draw.learn(len(atoms), atoms.info["unique"] and atoms.info["novel"])
         found += fresh
         delivered(min(n, len(kept)))
@@ -234,13 +234,15 @@ class _Trained:
         self.memory, self.known = model.memory, Known()
         self.filed: set[Composition] = set()
 
+    def file(self, like: Sequence[Atoms]) -> None:
+        """Its crystals of the compositions of these, as far as they are not filed yet."""
+        missing = {composition: a for a in like if (composition := reduced_composition(a.numbers)) not in self.filed}
+        self.filed |= missing.keys()
+        for k, one in enumerate(self.memory.structures(like=list(missing.values()))):
+            self.known.add(k, one, [])
+
     def holds(self, atoms: Atoms) -> bool:
-        """Whether one of its crystals is the same."""
-        composition = reduced_composition(atoms.numbers)
-        if composition not in self.filed:
-            self.filed.add(composition)
-            for k, one in enumerate(self.memory.structures(like=[atoms])):
-                self.known.add(k, one, [])
+        """Whether one of those filed is the same."""
         with quiet():
             return self.known.find(atoms, []) is not None
 
@@ -356,7 +358,7 @@ class _Candidates:
             crystals, estimates = self.model.sample(
                 part.to(self.device),
                 self.allowed.to(self.device),
-                Asked(*(part[rows.to(self.device)] for part in (asked.value, asked.kind, asked.spacegroup))),
+                Asked(*(wish[rows.to(self.device)] for wish in (asked.value, asked.kind, asked.spacegroup))),
                 self.evaluations,
                 self.request.guidance,
                 self.generator,
@@ -390,9 +392,11 @@ def _numbers(formula: str) -> list[int]:
 def _judge(fresh: list[Atoms], before: list[Atoms], seen: Known, trained: _Trained) -> None:
     """Say in ``info`` which new candidates are valid, which are the first of their kind among all valid ones so far (those of
     ``before`` are in ``seen``), and which are of a kind that the training set does not hold."""
-    for k, atoms in enumerate(fresh, len(before)):
+    for atoms in fresh:
         atoms.info["valid"] = structural_validity(atoms) and composition_validity(atoms.numbers)
         atoms.info["unique"] = atoms.info["novel"] = False
+    trained.file([atoms for atoms in fresh if atoms.info["valid"]])
+    for k, atoms in enumerate(fresh, len(before)):
         if not atoms.info["valid"]:
             continue
         reduced: list[Any] = []

@@ -42,7 +42,8 @@ def relaxed(
     lowest: Mapping[str, float] | None = None,
     progress: bool = True,
 ) -> list[tuple[Atoms, dict[str, Any]]]:
-    """Relax positions and cell of each crystal, without symmetry, and say how far it went; failures are recorded.
+    """Relax positions and cell of each crystal, without symmetry (atoms start 0.01 Angstrom off), and say how far it went; failures are
+    recorded.
 
     Args:
         structures: not changed.

@@ -18,7 +18,8 @@ ROWS = 50
 
 def _came(config: dict[str, Any]) -> str:
     """What was done to the crystals, and chosen of them."""
-    chosen = f"each the nearest to the wish of {config['choice']}" if config.get("choice", 1) > 1 else "as they came"
+    several = config.get("choice", 1) if config.get("keep") != "all" else 1
+    chosen = f"each one chosen of {several} by its estimate" if several > 1 else "as they came"
     if config.get("relax"):
         return f"{chosen}, relaxed by {config['relax']} (validity, space group and estimates are of those before)"
     tolerance = config.get("tolerance")

@@ -72,7 +72,6 @@ def density(
     Returns:
         The cube file (the first one).
     """
-
     from vibronic.data import sources
     from vibronic.fields.analysis import box, check_box, numbered, write_cube
     from vibronic.fields.quadrature import check_level

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from vibronic.core.model import Model
     from vibronic.explain.attribution import Attribution
+    from vibronic.learning.store import Card
 
 
 def predict(
@@ -291,8 +292,8 @@ def models(name: str | None = None) -> list[dict[str, Any]]:
 
     console = Console(highlight=False)
     if name is not None:
-        return [_told(name, console)]
-    rows = [_described(name) for name in store.shipped()]
+        return [_told(name, *store.load(name), console)]
+    rows = [_described(name, *store.load(name)) for name in store.shipped()]
     shown = [[r["name"], "\n".join(r["targets"]), r["trained_on"], "\n".join(r["errors"])] for r in rows]
     console.print(_table(("shipped", "predicts or makes", "trained on", "error on unseen ones"), shown))
     console.print("'vibronic models NAME' tells all of one.\n", markup=False)
@@ -302,10 +303,7 @@ def models(name: str | None = None) -> list[dict[str, Any]]:
     return rows
 
 
-def _described(name: str) -> dict[str, Any]:
-    from vibronic.learning import store
-
-    network, card = store.load(name)
+def _described(name: str, network: Model, card: Card) -> dict[str, Any]:
     smallest, largest = card.data["atoms"]
     elements = card.data["elements"]
     atoms = f"{smallest} to {largest}" if largest > smallest else f"{largest}"
@@ -327,12 +325,11 @@ def _described(name: str) -> dict[str, Any]:
     }
 
 
-def _told(name: str, console: Console) -> dict[str, Any]:
+def _told(name: str, network: Model, card: Card, console: Console) -> dict[str, Any]:
     """Print all that the card of one model says."""
     from vibronic.crystals.generator import CrystalGenerator
-    from vibronic.learning import store
 
-    row, (network, card) = _described(name), store.load(name)
+    row = _described(name, network, card)
     lines = {"kind": network.kind, "predicts or makes": "\n".join(row["targets"])}
     lines |= {f"zero of {target}": zero for target, zero in card.references.items()}
     lines |= {"trained on": row["trained_on"], "elements": " ".join(card.data["elements"])}
