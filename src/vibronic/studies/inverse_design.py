@@ -131,7 +131,7 @@ def run(
     bind(out, {"study": STUDY, **plan.described})
     sets = {name: prepare(name, plan.rows, out, partial(_predict, load, plan.predictor, name)) for name in plan.sets}
     for name, one in sets.items():
-        say(f"{name}: {one['train']} crystals to learn; {one['duplicates']} of {one['used']} are duplicates, left out")
+        say(f"{name}: {one['train']} crystals to learn, {one['different']} of them different")
     rows: list[dict[str, Any]] = []
     with pool(workers) as executor:
         futures = [executor.schedule(_unit, (plan, *what, sets[what[0]], out, load)) for what in plan.fits]

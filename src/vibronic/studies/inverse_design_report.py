@@ -130,8 +130,8 @@ def _how(plan: dict[str, Any], sets: dict[str, Any]) -> str:
             else "split at random 90/5/5, **not the paper's split** (its training files are not at hand)"
         )
         said.append(
-            f"- **{TITLES[name]}**: {one['used']:,} of {one['at_hand']:,} crystals at hand, {one['duplicates']:,} of them duplicates and left out for all models; "
-            f"{one['train']:,} to learn, {one['validation']:,} to choose the weights, {one['test']:,} to score the loss, {parts}."
+            f"- **{TITLES[name]}**: {one['used']:,} of {one['at_hand']:,} crystals at hand; {one['train']:,} to learn, {one['different']:,} of them different, "
+            f"{one['validation']:,} to choose the weights, {one['test']:,} to score the loss, {parts}."
         )
     return (
         "\n".join(said)
