@@ -300,7 +300,7 @@ def test_the_page(finished: Path) -> None:
     assert "The paper has CDS ahead, 0.97 to 0.93." in page
     assert " / ".join(f"{v:.2f}" for v in PUBLISHED["SyMat"]["perov-5"]) in page
     assert "not the paper&#x27;s split" in page or "not the paper's split" in page
-    assert "about 8 steps of 16 crystals (3 epochs)" in page
+    assert "about 8 steps of 16 crystals (2 epochs)" in page
 
 
 def test_a_hit_is_drawn(finished: Path, tmp_path: Path) -> None:
