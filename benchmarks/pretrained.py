@@ -54,8 +54,8 @@ MODELS = {
     },
 }
 CRYSTALS = {"kind": "crystal-diffusion", "fractions": (0.9, 0.05, 0.05)}
-PEROVSKITES = "Crystals like those of Perov-5: hypothetical perovskites ABX3 of five atoms, X of N, O, F and S, PBE; whether one can be made "
-PEROVSKITES += "is another question."
+PEROVSKITES = "Crystals like those of Perov-5: hypothetical perovskites of five atoms, ABX3 with X of N, O, F and S, PBE. What it makes is not checked to be "
+PEROVSKITES += "of this kind; whether one can be made is another question."
 MODELS |= {
     "crystals-perov5": {
         **CRYSTALS,
@@ -65,7 +65,7 @@ MODELS |= {
         "only": PEROVSKITES + " Estimates are the model's own.",
         "says": "Makes perovskites with a wanted heat of formation (heat_ref, eV/atom as the data has it). Trained on 6,815 of the 7,572 "
         "crystals of CDVAE's validation and test files, its training file not being at hand; 378 others chose the epoch, 379 "
-        "gave the losses below. Scores of what it generates: docs, results.",
+        "gave the losses. Scores of what it generates: docs, results.",
     },
     "crystals-perov5-cds": {
         **CRYSTALS,

@@ -178,9 +178,11 @@ def _spell(arguments: list[str], function: Callable[..., Any]) -> list[str]:
             raise VibronicError(f"{token.partition('=')[0]} is empty; give it a path, or leave it out")
         if _is_list(hint) and not (len(values) == 1 and values[0].startswith("[")):
             items = ",".join(v for value in values for v in value.split(","))
+            if not items.strip(" ,"):
+                raise VibronicError(f"{token.partition('=')[0]} is empty; give it values, or leave it out")
             several = any(typing.get_origin(part) is list for part in _parts(hint))
             before = next((k for k, one in enumerate(spelled) if one.startswith(f"{option}=[")), None)
-            if before is None or not items or not several:
+            if before is None or not several:
                 spelled.append(f"{option}=[{items}]")
             else:  # given twice, where the parser would keep the last
                 spelled[before] = f"{spelled[before][:-1]},{items}]"

@@ -281,7 +281,9 @@ def test_the_loss_is_finite_and_differentiable(
 def test_scores_are_the_parts_of_the_loss(generator_model: CrystalGenerator, crystals: list[Atoms]) -> None:
     scores, units = generator_model.own_scores([generator_model.labelled(a) for a in crystals])
     assert scores.keys() == units.keys()
-    assert all(name.startswith("loss_") and math.isfinite(v) for name, v in scores.items())
+    told = {f"mae_{t.name}": t.unit for t in generator_model.targets if generator_model.estimates}
+    assert all(math.isfinite(v) for v in scores.values())
+    assert {name: units[name] for name in scores if not name.startswith("loss_")} == told
 
 
 @pytest.mark.usefixtures("single")

@@ -72,6 +72,13 @@ def test_the_same_crystal_counts_once(different: list[Atoms]) -> None:
     assert distinct([]) == []
 
 
+def test_polymorphs_are_one_novelty_but_two_things_to_learn() -> None:
+    kinds = [("rocksalt", 5.64), ("zincblende", 6.1), ("rocksalt", 5.70)]
+    salts = [bulk("NaCl", kind, a=a) for kind, a in kinds]
+    assert unique(salts) == [0, 0, 0]
+    assert distinct(salts) == [0, 1]
+
+
 def test_what_is_no_crystal_equals_nothing() -> None:
     broken = bulk("NaCl", "rocksalt", a=5.64)
     broken.positions[:] = 0

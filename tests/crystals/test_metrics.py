@@ -230,6 +230,9 @@ def test_relaxation_finds_the_minimum_and_how_far_it_was() -> None:
     assert not relaxation([start], EMT(), max_steps=1, progress=False)[0]["relax_converged"]
     failed = relaxation([start], Failing(), progress=False)[0]
     assert failed["relax_error"] == "RuntimeError: no such element"
+    twice = relaxation([bulk("Si"), bulk("Si"), start], EMT(), progress=False)
+    assert twice[0]["relax_error"] == twice[1]["relax_error"] == "NotImplementedError: No EMT-potential for Si"
+    assert twice[2]["relax_converged"]
     assert relaxation([start], EMT(), lowest={"Al": 0.0}, progress=False)[0]["energy_above_reference"] is None
     with pytest.raises(VibronicError, match="positive fmax"):
         relaxation([start], EMT(), max_steps=0)

@@ -94,7 +94,7 @@ def test_space_groups_that_are_listed_are_those_of_the_training_set(ask: Ask, ba
 def test_a_value_out_of_range_is_told_with_the_range(ask: Ask) -> None:
     made = ask("band_gap=12")
     assert made.remarks == [
-        "band_gap=12 lies outside the training range of band_gap, 0 to 7: the model is asked for the nearest value, 7"
+        "band_gap=12 lies outside the training range of band_gap, 0 to 7 eV: the model is asked for the nearest value, 7 eV"
     ]
     assert not ask("band_gap=7").remarks
 

@@ -66,7 +66,9 @@ def test_what_training_leaves(home: Path, model: str) -> None:
     network, card = store.load(model)
     assert network.kind == "crystal-diffusion"
     assert [t.name for t in network.targets] == ["band_gap"]
-    assert card.scores.keys() == {"loss_species", "loss_coordinates", "loss_lattice", "loss_properties"}
+    losses = {"loss_species", "loss_coordinates", "loss_lattice", "loss_properties"}
+    assert card.scores.keys() == {*losses, "mae_band_gap"}
+    assert card.units["mae_band_gap"] == "eV"
     assert all(np.isfinite(v) for v in card.scores.values())
     assert not card.intervals
     told = json.loads((Path(model) / "run.json").read_text())
@@ -105,6 +107,10 @@ def test_crystals_from_it(home: Path, model: str, tmp_path: Path, capsys: pytest
     assert [p.name for p in cifs] == [f"{a.info['id']}-{a.get_chemical_formula('metal')}.cif" for a in frames]
     first = read(cifs[0])
     assert sorted(first.numbers) == sorted(frames[0].numbers)
+    again = [*command, "--condition", "band_gap<3", "--keep", "new", "--out", str(out)]
+    main(again)
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"{out} is there already and will be replaced" in said
     assert abs(first.cell.volume) == pytest.approx(abs(frames[0].cell.volume), rel=1e-3)
 
 
@@ -151,6 +157,9 @@ def test_every_kind_of_request(model: str, tmp_path: Path) -> None:
         (["--guidance", "-1"], "the guidance is between 0 and 100"),
         (["--evaluations", "0"], "at least 1 evaluation"),
         (["-n", "0"], "-n is the number of crystals"),
+        (["--condition", ""], "--condition is empty"),
+        (["--system"], "--system is empty"),
+        (["--composition", "NaCl02"], "is the letter O meant?"),
         (["--device", "abacus"], "cannot use device 'abacus'"),
         (["--relax", "nothing"], "unknown engine 'nothing'"),
         (["--keep", "some"], "keep"),
@@ -228,6 +237,55 @@ def test_all_properties_that_the_data_carries(home: Path, tmp_path: Path) -> Non
     assert {t.name for t in store.load(tmp_path / "m")[0].targets} == {"band_gap", "formation_energy_per_atom"}
 
 
+def test_crystals_without_the_property_are_left_out_and_rare_elements_learned(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "cifs"
+    shutil.copytree(home / "cifs", folder)
+    write(folder / "rare.cif", bulk("AgI", "zincblende", a=6.5))
+    text = (folder / "properties.csv").read_text().replace("salt-1.cif,0.25,", "salt-1.cif,,")
+    (folder / "properties.csv").write_text(text + "rare.cif,1.0,-0.5\n")
+    command = ["train", "crystal-diffusion", str(folder), "--condition", "band_gap", *TINY, "--model.pair", "8", *SHORT]
+    command += ["--training.epochs", "1"]
+    moved = 0
+    for seed in range(6):
+        out = tmp_path / f"m{seed}"
+        assert main([*command, "--seed", str(seed), "--out", str(out)]) == 0
+        said = " ".join(capsys.readouterr().out.split())
+        assert "1 of 25 structures" in said
+        assert "they have no 'band_gap' (first: salt-1.cif, structure 0)" in said
+        moved += "hold elements that no other does" in said
+        elements = store.load(out)[0].elements.tolist()
+        assert {47, 53} <= set(elements)
+        assert sum(json.loads((out / "run.json").read_text())["structures"].values()) == 24
+    assert moved
+
+
+def test_a_property_without_values_to_choose_from(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "cifs"
+    shutil.copytree(home / "cifs", folder)
+    lines = (folder / "properties.csv").read_text().splitlines()
+    (folder / "properties.csv").write_text("\n".join(["file,band_gap", *(f"{x.split(',')[0]},1.5" for x in lines[1:])]))
+    command = ["train", "crystal-diffusion", str(folder), *TINY, "--model.pair", "8", *SHORT, "--training.epochs", "1"]
+    assert main([*command, "--out", str(tmp_path / "m")]) == 0
+    assert "band_gap is 1.5 in every crystal to learn" in capsys.readouterr().out
+
+
+def test_a_finished_training_says_so_and_what_another_one_differs_in(
+    home: Path, tmp_path: Path, fails: Fails, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["train", "crystal-diffusion", str(home / "cifs"), *TINY, "--model.pair", "8", *SHORT]
+    command += ["--out", str(tmp_path / "m")]
+    assert main(command) == 0
+    capsys.readouterr()
+    assert main(command) == 0
+    assert "all 2 epochs are done" in capsys.readouterr().out
+    said = fails(*command, "--training.epochs", "3")
+    assert "holds a training with other settings or data (training.epochs 2, now 3)" in said
+
+
 @pytest.mark.parametrize(("preset", "setting"), [("vibronic", "pair=8"), ("takahara2024-cdi", "steps=20")])
 def test_without_any_property(preset: str, setting: str, tmp_path: Path) -> None:
     (tmp_path / "bare").mkdir()
@@ -249,9 +307,17 @@ def test_data_that_cannot_be_learned(home: Path, tmp_path: Path, fails: Fails, l
     said = fails("train", "crystal-diffusion", folder, "--condition", "e_above_hull", *out)
     assert "has no label 'e_above_hull'; it has" in said
     assert "band_gap" in said
-    assert "what is the unit of 'hardness'" in fails(
-        "train", "crystal-diffusion", folder, "--condition", "hardness", *out
-    )
+    said = fails("train", "crystal-diffusion", folder, "--condition", "hardness", *out)
+    assert "has no 'hardness'; it has band_gap, formation_energy_per_atom" in said
+    assert "did you mean 'band_gap'?" in fails("train", "crystal-diffusion", folder, "--condition", "band_gpa", *out)
+    table = folder / "properties.csv"
+    text = table.read_text()
+    table.write_text(text.replace("band_gap", "hardness"))
+    said = fails("train", "crystal-diffusion", folder, "--condition", "hardness", *out)
+    assert "what is the unit of 'hardness'? give it with --units.hardness UNIT" in said
+    table.write_text(text.replace(",", ";"))
+    assert "are separated by semicolons" in fails("train", "crystal-diffusion", folder, *out)
+    table.write_text(text)
     said = fails("train", "crystal-diffusion", folder, "--condition", "energy", *out)
     assert "does not grow with the cell" in said
     assert "--condition is for crystal-diffusion" in fails("train", "ridge", folder, "--condition", "band_gap", *out)

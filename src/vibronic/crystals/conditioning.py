@@ -262,7 +262,7 @@ class ConditionEmbedding(nn.Module):
         return Asked(value, kind, spacegroup), weight.clamp(max=4.0)
 
 
-def beyond(condition: Condition, values: Tensor) -> str | None:
+def beyond(condition: Condition, values: Tensor, unit: str = "") -> str | None:
     """What is to be said of a wish that none of the training ``values`` answers, in one sentence; None where there is nothing."""
     low, high = (float(end) for end in values.aminmax())
     slack = 1e-6 * max(abs(low), abs(high))  # the range is known in single precision
@@ -275,6 +275,6 @@ def beyond(condition: Condition, values: Tensor) -> str | None:
         return None
     within = "lies outside" if condition.seen(values).value in (low, high) else "is met by no crystal within"
     return (
-        f"{condition} {within} the training range of {condition.name}, {low:.4g} to {high:.4g}: the model is asked for the nearest "
-        f"value, {condition.seen(values).value:.4g}"
+        f"{condition} {within} the training range of {condition.name}, {low:.4g} to {high:.4g}{unit}: the model is asked for the "
+        f"nearest value, {condition.seen(values).value:.4g}{unit}"
     )

@@ -97,11 +97,17 @@ class CrystalGenerator(Model):
         return torch.cat([none, *(batch.labels[t.name][:, None].to(none.dtype) for t in self.targets)], 1)
 
     def own_scores(self, structures: Sequence[Atoms]) -> tuple[dict[str, float], dict[str, str]]:
-        """The parts of the loss on unseen crystals."""
+        """The parts of the loss on unseen crystals, and the error of the estimate of their properties where there is one."""
         batches = [Batch.from_atoms(a, 0.0, labels_of(a, self.labels)) for a in structures]
-        figures = self.eval().loss(Batch.collate(batches))
+        batch = Batch.collate(batches)
+        figures = self.eval().loss(batch)
         scores = {f"loss_{k}": float(v.detach()) for k, v in figures.items() if k != "loss"}
-        return scores, dict.fromkeys(scores, "1")
+        units = dict.fromkeys(scores, "1")
+        if self.estimates:
+            errors = (self.estimate(Cells.from_batch(batch)) - self.values(batch)).abs().mean(0)
+            scores |= {f"mae_{t.name}": float(error) for t, error in zip(self.targets, errors, strict=True)}
+            units |= {f"mae_{t.name}": t.unit for t in self.targets}
+        return scores, units
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         raise VibronicError(f"{self.kind} makes crystals and predicts nothing of given ones; use 'vibronic generate'")

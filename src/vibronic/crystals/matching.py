@@ -24,14 +24,18 @@ LTOL, STOL, ANGLE_TOL = 0.3, 0.5, 10.0
 """Tolerances of pymatgen's StructureMatcher that the field uses for crystals that are the same."""
 
 
-def matcher() -> Any:
+def matcher(close: bool = False) -> Any:
     """The StructureMatcher of the field: lengths to 0.3, sites to 0.5 of (V/N)^(1/3), angles to 10 degrees.
+
+    Args:
+        close: pymatgen's own tolerances instead (0.2, 0.3 and 5 degrees). The field's take polymorphs for one crystal: of rock
+            salt and zinc blende half of the atoms are at the same places.
 
     Raises:
         VibronicError: pymatgen is not installed.
     """
     of = library("pymatgen.analysis.structure_matcher")
-    return of.StructureMatcher(ltol=LTOL, stol=STOL, angle_tol=ANGLE_TOL)
+    return of.StructureMatcher() if close else of.StructureMatcher(ltol=LTOL, stol=STOL, angle_tol=ANGLE_TOL)
 
 
 def to_pymatgen(atoms: Atoms) -> Any:
@@ -59,8 +63,8 @@ class Known:
     The matcher would reduce both crystals of every comparison again, which is most of its time.
     """
 
-    def __init__(self) -> None:
-        self.matcher = matcher()
+    def __init__(self, close: bool = False) -> None:
+        self.matcher = matcher(close)
         self.filed: dict[Composition, list[tuple[int, Atoms, list[Any]]]] = {}
 
     def add(self, k: int, atoms: Atoms, reduced: list[Any]) -> None:
@@ -97,16 +101,16 @@ def _primitive(atoms: Atoms) -> Any:
         return None
 
 
-def unique(structures: Iterable[Atoms]) -> list[int]:
+def unique(structures: Iterable[Atoms], close: bool = False) -> list[int]:
     """For every crystal the index of an earlier one that is the same and came for the first time, its own where there is none.
 
     Crystals that fail :func:`structural_validity` equal nothing. Being the same is not transitive at the edge of the
-    tolerances: a crystal is compared with first ones only.
+    tolerances: a crystal is compared with first ones only. ``close`` as for :func:`matcher`.
 
     Raises:
         VibronicError: pymatgen is not installed.
     """
-    known, result = Known(), []
+    known, result = Known(close), []
     with quiet():
         for k, atoms in enumerate(structures):
             reduced: list[Any] = []
@@ -120,10 +124,12 @@ def unique(structures: Iterable[Atoms]) -> list[int]:
 def distinct(structures: Sequence[Atoms]) -> list[int]:
     """Which structures come for the first time: indices, in order; every other one is the same crystal as one of these.
 
+    Polymorphs are told apart (``close`` of :func:`matcher`): they are different things to learn.
+
     Raises:
         VibronicError: pymatgen is not installed.
     """
-    return [k for k, first in enumerate(unique(track(structures, "Comparing crystals"))) if first == k]
+    return [k for k, first in enumerate(unique(track(structures, "Comparing crystals"), close=True)) if first == k]
 
 
 def novel(structures: Sequence[Atoms], reference: Sequence[Atoms]) -> list[bool]:

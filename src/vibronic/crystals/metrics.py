@@ -260,6 +260,7 @@ def evaluate(
         if thresholds is not None:
             totals |= {f"threshold{p}": float(t) for p, t in zip(PERCENTILES, thresholds)}
             flags |= reached_by(values, np.array(flags["valid"]), thresholds, better)
+            totals[f"groups_of_{GROUP}"] = len(rows) // GROUP
             if reference is not None:
                 flags["hits"] = flags["sr5_all"] & np.array(flags["valid_unique_novel"])
 
@@ -329,6 +330,7 @@ def _units(totals: Mapping[str, Any], property: str | None, unit: str) -> dict[s
         "wasserstein_density": UNITS["density"],
         "wasserstein_elements": "elements",
         "n": "crystals",
+        f"groups_of_{GROUP}": "groups",
     }
     if property:
         known |= dict.fromkeys([f"wasserstein_{property}", *(f"threshold{p}" for p in PERCENTILES)], unit)

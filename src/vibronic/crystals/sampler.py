@@ -220,7 +220,8 @@ def _conditions(model: CrystalGenerator, request: Request) -> tuple[list[Conditi
         # A model without bounds is asked for the extreme of its training set, as in arXiv 2406.09263.
         conditions.append(best if model.bounds and not tied else Condition(request.best, EQUAL, extreme))
     conditions = merged(conditions)
-    remarks += [said for c in conditions if (said := beyond(c, memory.column(c.name)))]
+    units = {t.name: "" if t.unit == "1" else f" {t.unit}" for t in model.targets}
+    remarks += [said for c in conditions if (said := beyond(c, memory.column(c.name), units[c.name]))]
     met = [c.seen(memory.column(c.name)).met(memory.column(c.name)) for c in conditions]
     if met and not torch.stack(met).all(0).any():
         remarks.append("no training crystal answers all conditions at once: the sizes of cells are those of any")
@@ -383,6 +384,8 @@ def _numbers(formula: str) -> list[int]:
         found = [atomic_numbers[symbol] for symbol, count in Formula(formula).count().items() for _ in range(count)]
     except (ValueError, KeyError):
         found = []
+    if found and re.search(r"(?<!\d)0", formula):
+        raise VibronicError(f"'{formula}' counts from zero; is the letter O meant?")
     if not found:
         what = "element" if re.fullmatch("[A-Z][a-z]?", formula) else "chemical formula; write it as SrTiO3 or Sr2Ti2O6"
         raise VibronicError(f"'{formula}' is no {what}")

@@ -13,6 +13,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from vibronic.core.errors import VibronicError
 from vibronic.core.progress import track
+from vibronic.crystals.matching import distinct
 from vibronic.crystals.validity import structural_validity
 from vibronic.data.cells import Composition, reduced_composition
 
@@ -93,6 +94,7 @@ def envelope(
             known[composition].append(atoms)
     chosen = []
     for group in track(list(known.values()), "Energies of the reference", progress):
+        group = [group[k] for k in distinct(group)] if len(group) > most else group
         energies = [_energy(atoms, calculator) for atoms in group] if len(group) > most else [0.0] * len(group)
         chosen += [group[k] for k in np.argsort(energies, kind="stable")[:most]]
     lowest: dict[str, float] = {}
@@ -108,6 +110,7 @@ def _energy(atoms: Atoms, calculator: Calculator) -> float:
     try:
         return float(calculator.get_potential_energy(atoms.copy())) / len(atoms)
     except Exception:  # of foreign code
+        calculator.reset()
         return np.inf
 
 
@@ -121,6 +124,7 @@ def _row(
         moved, before, converged = _relax(atoms, calculator, max_steps, fmax)
         after = moved.get_potential_energy()
     except Exception as error:  # of foreign code on unphysical structures: one of them must not end the rest
+        calculator.reset()  # or it would take the crystal that it failed on for one that it knows
         said = f"{error}" if isinstance(error, VibronicError) else f"{type(error).__name__}: {error}"
         return atoms, row | {"relax_error": " ".join(said.split())[:200]}
     if not (np.isfinite(after) and structural_validity(moved)):

@@ -63,6 +63,9 @@ def rows_of(path: Path, held: bytes | None = None) -> tuple[list[str], list[list
     twice = sorted({name for name in header if name and header.count(name) > 1})
     if twice:
         raise VibronicError(f"{path} has two columns '{twice[0]}'; remove one of them")
+    if len(header) == 1 and (other := next((c for c in ";\t" if c in header[0]), None)):
+        what = "semicolons" if other == ";" else "tabs"
+        raise VibronicError(f"the fields of {path} are separated by {what}; separate them by commas")
     if not rows:
         raise VibronicError(f"{path} has a header but no rows")
     for k, row in enumerate(rows):

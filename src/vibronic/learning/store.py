@@ -250,7 +250,7 @@ def shipped() -> list[str]:
 
 def _find(model: str | Path) -> Path:
     folder = Path(model)
-    if folder.is_dir():
+    if str(model) and folder.is_dir():
         return folder
     if str(model) in shipped():
         return Path(str(resources.files("vibronic").joinpath("pretrained", str(model))))

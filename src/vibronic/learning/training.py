@@ -26,7 +26,7 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, WeightAveraging
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar, WeightAveraging
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
@@ -123,6 +123,14 @@ class _WholeCheckpoints(TorchCheckpointIO):
             temporary.write_bytes(content.getbuffer())
 
 
+class _Bar(RichProgressBar):
+    """Lightning's bar, whose epochs are counted from 1 to the last instead of from 0."""
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        said = f"Epoch {current_epoch + 1}/{self.trainer.max_epochs}"
+        return f"{said:{len(self.validation_description)}}"  # as wide, or the bars would flicker
+
+
 def _moving_average(decay: float, average: Tensor, current: Tensor, n: Tensor | int) -> Tensor:
     """A young average forgets faster, or it would keep the first steps to the end of a short training."""
     if not average.is_floating_point():  # elements and counts among the buffers
@@ -185,9 +193,7 @@ def fit(
     if how.patience and monitor:
         callbacks.append(EarlyStopping(monitor, patience=how.patience))
     if progress:
-        from lightning.pytorch.callbacks import RichProgressBar
-
-        callbacks.append(RichProgressBar())
+        callbacks.append(_Bar())
     # A resumed training writes a new table of figures: Lightning would delete the one that is there.
     loggers: list[Logger] = [CSVLogger(out, "logs"), TensorBoardLogger(out, "tensorboard", "")] if logs else []
     with _quiet():
@@ -220,7 +226,8 @@ def fit(
             resumed = _weights(last) is not None
             if resumed:
                 done = torch.load(last, map_location="cpu", weights_only=True)["epoch"] + 1
-                say(f"going on after epoch {done} of {how.epochs}")
+                over = done >= how.epochs
+                say(f"all {done} epochs are done" if over else f"going on after epoch {done} of {how.epochs}")
             trainer.fit(module, ckpt_path=last if resumed else None, weights_only=True)
         except SystemExit as stop:  # how Lightning passes Ctrl-C on, deaf to a second one
             signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -283,9 +290,26 @@ def _same_training(out: Path, description: dict[str, Any]) -> None:
             before = None
         if before != description:
             raise VibronicError(
-                f"{out} holds a training with other settings or data; choose another --out or delete it"
+                f"{out} holds a training with other settings or data{_difference(before, description)}; choose another --out "
+                "or delete it"
             )
     write_json(record, description)
+
+
+def _difference(before: Any, now: dict[str, Any]) -> str:
+    """The first setting of which two trainings differ, in brackets."""
+
+    def flat(one: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, value in one.items():
+            found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+        return found
+
+    if not isinstance(before, dict):
+        return ""
+    old, new = flat(before), flat(now)
+    names = [name for name in new if name not in ("data", "seed") and old.get(name) != new[name]]
+    return f" ({names[0].removeprefix('config.')} {old.get(names[0])}, now {new[names[0]]})" if names else ""
 
 
 @contextmanager

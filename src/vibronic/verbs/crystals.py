@@ -87,6 +87,8 @@ def evaluate_crystals(
     for name, value in totals.items():
         if name not in ("units", "n") and not name.endswith(("_low", "_high")):
             say(_told(name, value, totals))
+    if failed := [row["relax_error"] for row in rows if row.get("relax_error")]:
+        say(f"{len(failed)} of {totals['n']} crystals could not be relaxed: {failed[0]} (relax_error in the table)")
     say(f"{totals['n']} crystals: {out}, one by one in {table}")
     return totals
 

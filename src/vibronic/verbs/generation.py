@@ -104,7 +104,9 @@ def generate(
         out, "generate", config, seed, reads=reads, writes=[table, counts, *([cifs] if cifs else [])]
     ) as record:
         start = time.perf_counter()
-        say(f"{model}: making {n} crystals, {request.evaluations} evaluations for each candidate")
+        say(f"{model}: {request.evaluations} evaluations for each candidate")
+        if out.exists():
+            say(f"{out} is there already and will be replaced")
         made = _sampled(network, request, n, seed)
         for remark in made.remarks:
             say(remark)
@@ -123,6 +125,7 @@ def generate(
             _write_cifs(cifs, crystals, seed)
         record |= {
             "counts": {**made.counts, "delivered": len(crystals)},
+            "passed": made.passed,
             "evaluations_per_crystal": request.evaluations,
             "sampling_cpu_seconds": made.seconds["sampling"],
             "checking_cpu_seconds": made.seconds["checking"],
@@ -130,9 +133,10 @@ def generate(
             "units": units,
         }
         write_json(counts, record)
+    further = [f", {count} of these {what}" for what, count in made.passed.items() if what not in ("valid", "new")]
     say(
         f"{len(crystals)} crystals: {out} ({made.counts['candidates']} candidates: {made.counts['valid']} valid, "
-        f"{made.counts['unique']} of these different, {made.counts['novel']} of these new; "
+        f"{made.counts['unique']} of these different, {made.counts['novel']} of these new{''.join(further)}; "
         f"{made.seconds['sampling']:.1f} s of sampling, {made.seconds['checking']:.1f} s of checking)"
     )
     for line in _answers(network, request, crystals):

@@ -330,16 +330,16 @@ def _told(name: str, network: Model, card: Card, console: Console) -> dict[str, 
     from vibronic.crystals.generator import CrystalGenerator
 
     row = _described(name, network, card)
-    lines = {"kind": network.kind, "predicts or makes": "\n".join(row["targets"])}
+    lines = {"what it is": card.summary, "its limits": card.only}
+    lines |= {"kind": network.kind, "predicts or makes": "\n".join(row["targets"])}
     lines |= {f"zero of {target}": zero for target, zero in card.references.items()}
     lines |= {"trained on": row["trained_on"], "elements": " ".join(card.data["elements"])}
     if isinstance(network, CrystalGenerator):
-        ranges = {t.name: network.memory.column(t.name).aminmax() for t in network.targets}
-        lines |= {f"{t}, trained on": f"{low:.4g} to {high:.4g}" for t, (low, high) in ranges.items()}
+        ranges = {t: network.memory.column(t.name).aminmax() for t in network.targets}
+        lines |= {f"{t.name}, trained on": f"{low:.4g} to {high:.4g} {t.unit}" for t, (low, high) in ranges.items()}
     lines |= {score: f"{value:.4g} {card.units[score]}".removesuffix(" 1") for score, value in card.scores.items()}
     lines |= {"90 % interval of " + target: f"+/- {half:.4g}" for target, half in card.intervals.items()}
     lines |= {"settings": ", ".join(f"{k} {v}" for k, v in network.config.items() if k not in ("targets", "units"))}
-    lines |= {"what it is": card.summary, "its limits": card.only}
     console.print(_table((name, ""), [[what, said] for what, said in lines.items() if said]))
     return row
 

@@ -196,6 +196,8 @@ def report(run: Path) -> Path:
     from vibronic.studies import extrapolation_report, inverse_design_report, lcao_gcn_report, thermal_report
     from vibronic.studies.folder import belongs
 
+    if not run.exists():
+        raise VibronicError(f"there is no file or folder '{run}' to report on")
     if run.is_file():
         page = generated_file.write(run)
     elif (run / "config.json").is_file():

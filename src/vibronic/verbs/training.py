@@ -119,7 +119,7 @@ def train(
     }
     with run_record(out, "train", config, seed, reads=[data, validation, test]) as record:
         frames = sources.structures(data)
-        settings = _settings(name, data, frames[0], targets, units, model)
+        settings = _settings(name, data, frames, targets, units, model)
         torch.manual_seed(seed)
         network = store.build(name, **settings)
         if network.closed_form and steps:
@@ -130,6 +130,8 @@ def train(
         store.check_free(out, network)
         fitted, chosen, scored = _parts(network, data, frames, validation, test, fractions, seed)
         say(f"structures: {len(fitted)} to fit, {len(chosen)} to validate, {len(scored)} to score")
+        if network.generates:
+            _say_constant(network, fitted)
         if chosen and len(chosen) < 9 and not network.generates:
             say("fewer than 9 structures to validate: predictions will have no 90 % intervals")
         if scored and len(scored) < 5:
@@ -183,7 +185,7 @@ def _suited(training: Training, recipe: dict[str, Any]) -> Training:
 def _settings(
     kind: str,
     data: str,
-    first: Atoms,
+    frames: list[Atoms],
     targets: list[str] | None,
     units: dict[str, str] | None,
     model: dict[str, Setting] | None,
@@ -194,7 +196,7 @@ def _settings(
     from vibronic.data.dataset import label_of
     from vibronic.learning.store import class_of
 
-    units = units or {}
+    units, first = units or {}, frames[0]
     if targets is None and class_of(kind).predicts:
         targets = list(class_of(kind).predicts)
     if targets is None and class_of(kind).generates:
@@ -220,8 +222,12 @@ def _settings(
     units = {**{t: declared[t] for t in targets if t in declared and t not in TARGETS}, **units}
     unknown = [t for t in targets if t not in TARGETS and t not in units]
     if unknown:
-        near = difflib.get_close_matches(unknown[0], TARGETS, n=1)
-        hint = f"did you mean '{near[0]}'? otherwise " if near else ""
+        labels = {name for a in frames for name, value in a.info.items() if isinstance(value, float)}
+        near = difflib.get_close_matches(unknown[0], [*labels, *TARGETS], n=1)
+        if labels and unknown[0] not in labels:
+            hint = f"did you mean '{near[0]}'?" if near else f"it has {', '.join(sorted(labels))}"
+            raise VibronicError(f"{data} has no '{unknown[0]}'; {hint}")
+        hint = f"did you mean '{near[0]}'? otherwise " if near and near[0] != unknown[0] else ""
         raise VibronicError(f"what is the unit of '{unknown[0]}'? {hint}give it with --units.{unknown[0]} UNIT")
     return {"targets": targets, "units": units or None, **(model or {})}
 
@@ -249,12 +255,25 @@ def _parts(
                 f"the structures of {file} have no '{first}', and there is no properties.csv among them that would tell it: "
                 f"a line 'file,{first}', then one like 'a.cif,1.5' for each file"
             )
-        found = []
+        found: list[Atoms] = []
+        left: dict[int, str] = {}
         for k, atoms in enumerate(track(structures, "Reading labels")):
             with located(partial(sources.place, file), k):
                 network.check_neutral(atoms)
-                found.append(network.labelled(atoms))
-            labels_of(found[-1], network.labels, f"{file}, structure {k}")
+                one = network.labelled(atoms)
+            if missing := [t.name for t in network.labels if label_of(one, t.name) is None]:
+                left[k] = missing[0]
+            else:
+                labels_of(one, network.labels, f"{file}, structure {k}")
+                found.append(one)
+        if not found:  # says what there is instead
+            labels_of(network.labelled(structures[0]), network.labels, f"{file}, structure 0")
+        if left:
+            k, name = next(iter(left.items()))
+            where = Path(sources.place(file, k)).name
+            say(
+                f"{len(left)} of {len(structures)} structures of {file} are left out: they have no '{name}' (first: {where})"
+            )
         return found
 
     frames = labelled(frames, data)
@@ -266,6 +285,9 @@ def _parts(
     shares = [fractions[0], 0.0 if validation else fractions[1], 0.0 if test else fractions[2]]
     parts = iter(split(frames, [s for s in shares if s > 0], seed))
     fitted, chosen, scored = ([frames[k] for k in next(parts)] if s > 0 else [] for s in shares)
+    rare = _unseen(fitted, [] if validation else chosen, [] if test else scored)
+    if rare:
+        say(f"{rare} structures hold elements that no other does, and are learned instead of held out")
     if validation:
         chosen = labelled(sources.structures(validation), validation)
     if test:
@@ -273,6 +295,28 @@ def _parts(
     if network.kind == "ridge":  # its penalty is chosen within the training set
         fitted, chosen = [*fitted, *chosen], []
     return fitted, chosen, scored
+
+
+def _unseen(fitted: list[Atoms], *held: list[Atoms]) -> int:
+    """Move structures with elements that the training part lacks into it, where the model could not take them otherwise; how many."""
+    count = 0
+    for part in held:
+        shown = {z for atoms in fitted for z in atoms.numbers.tolist()}
+        rare = [atoms for atoms in part if not shown >= set(atoms.numbers.tolist())]
+        part[:] = [atoms for atoms in part if shown >= set(atoms.numbers.tolist())]
+        fitted += rare
+        count += len(rare)
+    return count
+
+
+def _say_constant(network: Model, fitted: list[Atoms]) -> None:
+    """Properties that are the same in all crystals, of which nothing can be asked."""
+    from vibronic.data.dataset import label_of
+
+    for t in network.targets:
+        values = {label_of(atoms, t.name) for atoms in fitted}
+        if len(values) == 1:
+            say(f"{t.name} is {values.pop():g} in every crystal to learn: asking for it will change nothing")
 
 
 def _fit(
