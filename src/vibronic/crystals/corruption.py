@@ -12,6 +12,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from vibronic.core.errors import VibronicError
 from vibronic.crystals.schedules import cosine_alphas, geometric_sigmas
 
 _IMAGES = 3  # a normal of width 1/2 reaches no farther than three periods in single precision
@@ -102,6 +103,10 @@ class WrappedDiffusion(nn.Module):
 
     def __init__(self, steps: int, smallest: float, largest: float) -> None:
         super().__init__()
+        if not 0 < smallest <= largest <= 0.55:
+            raise VibronicError(
+                f"widths of the wrapped normal are above 0 and at most 0.55 periods, where it is uniform, not {smallest} to {largest}"
+            )
         sigmas = geometric_sigmas(steps, smallest, largest)
         scales = torch.cat([torch.zeros(1, dtype=torch.float64), mean_square_score(sigmas[1:]).sqrt()])
         self.register_buffer("sigmas", sigmas, persistent=False)

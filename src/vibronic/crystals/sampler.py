@@ -396,8 +396,11 @@ def _judge(fresh: list[Atoms], before: list[Atoms], seen: Known, trained: _Train
     """Say in ``info`` which new candidates are valid, which are the first of their kind among all valid ones so far (those of
     ``before`` are in ``seen``), and which are of a kind that the training set does not hold."""
     for atoms in fresh:
-        atoms.info["valid"] = structural_validity(atoms) and composition_validity(atoms.numbers)
+        sound = structural_validity(atoms)
+        atoms.info["valid"] = sound and composition_validity(atoms.numbers)
         atoms.info["unique"] = atoms.info["novel"] = False
+        if sound:
+            atoms.info["spacegroup"] = space_group(atoms) or 1
     trained.file([atoms for atoms in fresh if atoms.info["valid"]])
     for k, atoms in enumerate(fresh, len(before)):
         if not atoms.info["valid"]:
@@ -407,7 +410,7 @@ def _judge(fresh: list[Atoms], before: list[Atoms], seen: Known, trained: _Train
             same = seen.find(atoms, reduced)
         if same is None:
             seen.add(k, atoms, reduced)
-            atoms.info |= {"unique": True, "novel": not trained.holds(atoms), "spacegroup": space_group(atoms) or 1}
+            atoms.info |= {"unique": True, "novel": not trained.holds(atoms)}
         else:
             first = before[same] if same < len(before) else fresh[same - len(before)]
             atoms.info["novel"] = first.info["novel"]
@@ -428,7 +431,7 @@ def _tests(
     if request.keep == "new":
         tests["new"] = lambda atoms: atoms.info["unique"] and atoms.info["novel"]
     if request.spacegroup:
-        tests[f"of space group {request.spacegroup}"] = lambda atoms: space_group(atoms) == request.spacegroup
+        tests[f"of space group {request.spacegroup}"] = lambda atoms: atoms.info["spacegroup"] == request.spacegroup
     if system:
         tests["of all the elements"] = lambda atoms: set(system) <= set(atoms.numbers.tolist())
     # A bound is a promise: the model's own estimate must keep it.

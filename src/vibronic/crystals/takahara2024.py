@@ -8,7 +8,7 @@ The paper leaves open what the defaults of :class:`CrystalDiffusion2024` settle,
 with SiLU in every MLP, hidden width d (4 d behind the attention); alpha and beta of each head their own; y standardised; the
 score divided by its root mean square (the same loss, see :class:`WrappedDiffusion`); a Langevin step of 1e-5 as in DiffCSP
 (Jiao 2023); clean lattices estimated while sampling no larger than those of the training set; no species but those of the training set; the
-loss of an atom divided by the atoms of the batch; a crystal's origin as in the data.
+loss of an atom divided by the atoms of the batch; the divergence of species multiplied by T, for the sum over all steps that one of them stands for; a crystal's origin as in the data.
 """
 
 from __future__ import annotations

@@ -279,38 +279,54 @@ def plain(atoms: Atoms) -> Atoms:
     return copy
 
 
-def split(structures: Sequence[Atoms], fractions: Sequence[float], seed: int) -> list[list[int]]:
-    """Random parts of a set, as indices, that never share a family.
+def split(
+    structures: Sequence[Atoms], fractions: Sequence[float], seed: int, families: Sequence[int] | None = None
+) -> list[list[int]]:
+    """Random parts of a set, as indices, that never share a family; the first holds every element that there is.
 
     A family is the structures of one ``parent`` when the set has at least two parents per part. Otherwise (a set grown
     from few crystals) parents are divided, into the +u/-u ``pair`` of one draw, stretches of about five consecutive
     snapshots of one molecular-dynamics trajectory (same parent, seed and temperature; neighbours in time are nearly
     the same configuration, so the fewer of them are parted the better), and single structures for the rest.
 
+    The first part is to be learned, and no model can take an element that it was not shown: families with elements that the
+    first part lacks go into it, which may leave another part smaller, or empty.
+
     Args:
         structures: in the order of time where they come from dynamics.
         fractions: share of each part; they are scaled to sum to 1.
+        families: number of each structure's family, where the caller knows better.
 
     Raises:
         VibronicError: there are fewer families than parts.
     """
-    names = [str(a.info.get("parent", k)) for k, a in enumerate(structures)]
-    if len(set(names)) < 2 * len(fractions):
-        names = _families_within(structures, len(fractions))
-    families: dict[str, list[int]] = {}
+    if families is not None:
+        names = [str(family) for family in families]
+    else:
+        names = [str(a.info.get("parent", k)) for k, a in enumerate(structures)]
+        if len(set(names)) < 2 * len(fractions):
+            names = _families_within(structures, len(fractions))
+    members: dict[str, list[int]] = {}
     for k, name in enumerate(names):
-        families.setdefault(name, []).append(k)
-    if len(families) < len(fractions):
+        members.setdefault(name, []).append(k)
+    if len(members) < len(fractions):
         raise VibronicError(
-            f"{len(structures)} structures of {len(families)} families cannot be split into {len(fractions)} parts"
+            f"{len(structures)} structures of {len(members)} families cannot be split into {len(fractions)} parts"
         )
-    order = sorted(families)
+    order = sorted(members)
     np.random.default_rng(seed).shuffle(order)
     ends = np.round(np.cumsum(fractions) / np.sum(fractions) * len(order)).astype(int)
     rank = np.arange(len(ends))  # every part gets at least one family
     ends = np.minimum(np.maximum.accumulate(np.maximum(ends - rank, 1)) + rank, len(order) - rank[::-1])
-    parts = np.split(np.array(order, dtype=object), ends[:-1])
-    return [sorted(k for name in part for k in families[name]) for part in parts]
+    learned, *held = (list(part) for part in np.split(np.array(order, dtype=object), ends[:-1]))
+    elements = {name: {z for k in ks for z in structures[k].numbers.tolist()} for name, ks in members.items()}
+    shown = set().union(*(elements[name] for name in learned))
+    for part in held:
+        for name in [name for name in part if not elements[name] <= shown]:
+            shown |= elements[name]
+            learned.append(name)
+            part.remove(name)
+    return [sorted(k for name in part for k in members[name]) for part in (learned, *held)]
 
 
 def _families_within(structures: Sequence[Atoms], parts: int) -> list[str]:

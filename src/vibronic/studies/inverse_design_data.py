@@ -12,7 +12,7 @@ from ase import Atoms
 from vibronic.core.errors import VibronicError
 from vibronic.core.progress import track
 from vibronic.core.provenance import write_json
-from vibronic.crystals.matching import unique
+from vibronic.crystals.matching import novel, unique
 from vibronic.crystals.metrics import PERCENTILES, benchmark, successes
 from vibronic.data import cdvae, tables
 from vibronic.data.dataset import label_of, read_structures, split, write_structures
@@ -125,7 +125,12 @@ def _apart(frames: list[Atoms], name: str) -> dict[str, list[Atoms]]:
     found = {w: [firsts[k] for k in ks] for w, ks in zip(SHARES, parts, strict=True)}
     learned = set(found["train"])
     found["train"] = [k for k, of in enumerate(first) if of in learned]
-    return {w: [frames[k] for k in ks] for w, ks in found.items()}
+    there = {w: [frames[k] for k in ks] for w, ks in found.items()}
+    # Being the same is not transitive: a crystal may equal one of the training set that is not the first of its kind.
+    for which in list(SHARES)[1:]:
+        new = novel(there[which], there["train"])
+        there[which] = [atoms for atoms, is_new in zip(there[which], new, strict=True) if is_new]
+    return there
 
 
 def _official(name: str, part: cdvae.Part) -> bool:

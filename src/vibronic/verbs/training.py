@@ -137,7 +137,12 @@ def train(
         if scored and len(scored) < 5:
             say("few structures to score: the scores below say little")
         check_writable(out)
-        record["structures"] = {"fitted": len(fitted), "validated": len(chosen), "scored": len(scored)}
+        record["structures"] = {
+            "given": len(frames),
+            "fitted": len(fitted),
+            "validated": len(chosen),
+            "scored": len(scored),
+        }
         record |= _fit(network, fitted, chosen, out, training, seed, device, devices)
         card = _card(network, data, fitted, chosen, scored)
         store.save(network, out, card)
@@ -196,16 +201,23 @@ def _settings(
     from vibronic.data.dataset import label_of
     from vibronic.learning.store import class_of
 
-    units, first = units or {}, frames[0]
+    units = units or {}
+
+    def carried(name: str, kind: type = object) -> bool:
+        """Whether most structures have this label."""
+        return 2 * sum(isinstance(label_of(a, name), kind) and label_of(a, name) is not None for a in frames) > len(
+            frames
+        )
+
     if targets is None and class_of(kind).predicts:
         targets = list(class_of(kind).predicts)
     if targets is None and class_of(kind).generates:
         declared = {**{name: t.unit for name, t in TARGETS.items()}, **sources.units(data)}
         # A condition does not grow with the cell, as the energy of all its atoms does.
-        carried = [name for name in declared if isinstance(label_of(first, name), float)]
-        targets = [name for name in carried if name not in TARGETS or not TARGETS[name].extensive]
+        targets = [name for name in declared if name not in TARGETS or not TARGETS[name].extensive]
+        targets = [name for name in targets if carried(name, float)]
     if targets is None:
-        targets = [t for t in ("energy", "forces", "stress") if label_of(first, t) is not None]
+        targets = [t for t in ("energy", "forces", "stress") if carried(t)]
         if kind != "painn":
             targets = [t.replace("stress", "pressure") for t in targets if t != "forces"]
         if not targets:
@@ -241,13 +253,17 @@ def _parts(
     fractions: tuple[float, float, float],
     seed: int,
 ) -> tuple[list[Atoms], list[Atoms], list[Atoms]]:
-    """Structures to fit, to choose the epoch and set the intervals on, and to score: parts of the data, or files."""
-    from vibronic.crystals.matching import distinct
+    """Structures to fit, to choose the epoch and set the intervals on, and to score: parts of the data, or files.
+
+    Of a file to validate or score on every structure counts, or it is refused.
+    """
+    from vibronic.crystals.matching import distinct, unique
     from vibronic.data import sources, tables
     from vibronic.data.dataset import label_of, labels_of, split
 
-    def labelled(structures: list[Atoms], file: str) -> list[Atoms]:
-        """Refuse ions, open shells and faulty labels, naming their place in the file, before anything is computed."""
+    def labelled(structures: list[Atoms], file: str, all_of_them: bool = True) -> list[Atoms]:
+        """Refuse ions, open shells and faulty labels, naming their place in the file, before anything is computed. A structure
+        without a label is left out where not all of them have to have theirs."""
         first = network.targets[0].name if network.targets else ""
         bare = Path(file).is_dir() and tables.table_beside(Path(file)) is None
         if bare and first and label_of(structures[0], first) is None:
@@ -261,7 +277,8 @@ def _parts(
             with located(partial(sources.place, file), k):
                 network.check_neutral(atoms)
                 one = network.labelled(atoms)
-            if missing := [t.name for t in network.labels if label_of(one, t.name) is None]:
+            missing = [t.name for t in network.labels if label_of(one, t.name) is None]
+            if missing and not all_of_them:
                 left[k] = missing[0]
             else:
                 labels_of(one, network.labels, f"{file}, structure {k}")
@@ -276,18 +293,23 @@ def _parts(
             )
         return found
 
-    frames = labelled(frames, data)
+    frames = labelled(frames, data, all_of_them=False)
+    families = None
     if network.distinct:
         kept = distinct(frames)
         if len(kept) < len(frames):
             say(f"{len(frames) - len(kept)} of {len(frames)} crystals are duplicates of others and left out")
         frames = [frames[k] for k in kept]
+    if network.generates:  # what counts as one crystal is learned or held out
+        families = unique(track(frames, "Comparing crystals"))
     shares = [fractions[0], 0.0 if validation else fractions[1], 0.0 if test else fractions[2]]
-    parts = iter(split(frames, [s for s in shares if s > 0], seed))
-    fitted, chosen, scored = ([frames[k] for k in next(parts)] if s > 0 else [] for s in shares)
-    rare = _unseen(fitted, [] if validation else chosen, [] if test else scored)
-    if rare:
-        say(f"{rare} structures hold elements that no other does, and are learned instead of held out")
+    parts = split(frames, [s for s in shares if s > 0], seed, families)
+    # Equal crystals are learned as often as they are there, and held out once.
+    held = [[k for k in part if families is None or network.distinct or families[k] == k] for part in parts[1:]]
+    if not all(held):
+        say("a part to validate or score is empty: its structures hold elements of their own, and are learned")
+    taken = iter([parts[0], *held])
+    fitted, chosen, scored = ([frames[k] for k in next(taken)] if s > 0 else [] for s in shares)
     if validation:
         chosen = labelled(sources.structures(validation), validation)
     if test:
@@ -295,18 +317,6 @@ def _parts(
     if network.kind == "ridge":  # its penalty is chosen within the training set
         fitted, chosen = [*fitted, *chosen], []
     return fitted, chosen, scored
-
-
-def _unseen(fitted: list[Atoms], *held: list[Atoms]) -> int:
-    """Move structures with elements that the training part lacks into it, where the model could not take them otherwise; how many."""
-    count = 0
-    for part in held:
-        shown = {z for atoms in fitted for z in atoms.numbers.tolist()}
-        rare = [atoms for atoms in part if not shown >= set(atoms.numbers.tolist())]
-        part[:] = [atoms for atoms in part if shown >= set(atoms.numbers.tolist())]
-        fitted += rare
-        count += len(rare)
-    return count
 
 
 def _say_constant(network: Model, fitted: list[Atoms]) -> None:
