@@ -580,3 +580,16 @@ def test_what_is_no_crystal_to_learn_from(generator_model: CrystalGenerator) -> 
         generator_model(Batch.from_atoms(bulk("Cu"), 0.0))
     assert generator_model.labelled(bulk("Cu", cubic=True)).info["spacegroup"] == 225
     assert len(generator_model.labelled(bulk("Cu", cubic=True))) == 1
+
+
+@pytest.mark.usefixtures("single")
+@pytest.mark.parametrize("name", ["crystals-perov5", "crystals-carbon24", "crystals-mp20"])
+def test_shipped_models_know_the_setting_that_crystals_are_put_into(name: str) -> None:
+    """Their estimates of crystals that they learned are as good in the cells that :meth:`labelled` and the sampler make."""
+    model = store.load(name)[0]
+    assert isinstance(model, CrystalGenerator)
+    known = model.memory.structures()
+    chosen = [model.labelled(known[k]) for k in np.random.default_rng(0).permutation(len(known))[:100]]
+    scores, _ = model.own_scores(chosen)
+    for t in model.targets:
+        assert scores[f"mae_{t.name}"] < 0.1 * float(model.memory.column(t.name).std()), t.name

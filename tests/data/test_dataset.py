@@ -239,6 +239,29 @@ def test_a_short_trajectory_still_fills_every_part(n: int) -> None:
     assert all(split(frames, (0.8, 0.1, 0.1), 0))
 
 
+@given(st.integers(0, 2**16))
+@settings(max_examples=30, deadline=None)
+def test_the_first_part_holds_every_element_and_no_family_is_torn(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    structures = []
+    for parent in range(12):
+        symbols = rng.choice(["Li", "Na", "K", "Rb", "Cs"], p=[0.6, 0.2, 0.1, 0.05, 0.05], size=3)
+        structures += [Atoms([symbol, "Cl"], info={"parent": f"{parent}"}) for symbol in symbols]
+    parts = split(structures, (0.5, 0.25, 0.25), seed)
+    assert sorted(k for part in parts for k in part) == list(range(36))
+    parents = [{structures[k].info["parent"] for k in part} for part in parts]
+    assert sum(map(len, parents)) == 12
+    shown = {z for k in parts[0] for z in structures[k].numbers}
+    assert shown == {z for atoms in structures for z in atoms.numbers}
+
+
+def test_families_that_the_caller_knows() -> None:
+    structures = [Atoms("H") for _ in range(20)]
+    families = [k // 2 for k in range(20)]
+    parts = split(structures, (0.5, 0.5), 0, families)
+    assert {k // 2 for k in parts[0]}.isdisjoint({k // 2 for k in parts[1]})
+
+
 def test_too_few_families() -> None:
     with pytest.raises(VibronicError, match="cannot be split"):
         split([Atoms("H", info={"parent": "a", "pair": 0})] * 5, (0.5, 0.5), 0)

@@ -73,8 +73,7 @@ def test_what_training_leaves(home: Path, model: str) -> None:
     assert not card.intervals
     told = json.loads((Path(model) / "run.json").read_text())
     assert told["config"]["targets"] == ["band_gap"]
-    assert told["structures"]["fitted"] == 19
-    assert sum(told["structures"].values()) == 24
+    assert told["structures"] == {"given": 24, "fitted": 19, "validated": 3, "scored": 2}
 
 
 def test_crystals_from_it(home: Path, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,11 +106,9 @@ def test_crystals_from_it(home: Path, model: str, tmp_path: Path, capsys: pytest
     assert [p.name for p in cifs] == [f"{a.info['id']}-{a.get_chemical_formula('metal')}.cif" for a in frames]
     first = read(cifs[0])
     assert sorted(first.numbers) == sorted(frames[0].numbers)
-    again = [*command, "--condition", "band_gap<3", "--keep", "new", "--out", str(out)]
-    main(again)
-    said = " ".join(capsys.readouterr().out.split())
-    assert f"{out} is there already and will be replaced" in said
     assert abs(first.cell.volume) == pytest.approx(abs(frames[0].cell.volume), rel=1e-3)
+    assert main([*command, "--out", str(out)]) == 0
+    assert f"{out} is there already and will be replaced" in capsys.readouterr().out
 
 
 def test_the_same_seed_gives_the_same_files(model: str, tmp_path: Path) -> None:
@@ -128,7 +125,7 @@ def test_every_kind_of_request(model: str, tmp_path: Path) -> None:
         (["--system", "Li", "F"], lambda a: set(a.symbols) <= {"Li", "F"}),
         (["--system", "Li-F"], lambda a: set(a.symbols) <= {"Li", "F"}),
         (["--atoms", "2"], lambda a: len(a) == 2),
-        (["--spacegroup", "225", "--guidance", "2"], lambda a: True),
+        (["--spacegroup", "225", "--guidance", "2"], lambda a: a.info["spacegroup_asked"] == 225),
         (["--condition", "band_gap<3"], lambda a: a.info["band_gap_asked"] == "<3"),
         (["--best", "band_gap:highest"], lambda a: str(a.info["band_gap_asked"]).startswith(">=")),
     ]
@@ -247,18 +244,48 @@ def test_crystals_without_the_property_are_left_out_and_rare_elements_learned(
     (folder / "properties.csv").write_text(text + "rare.cif,1.0,-0.5\n")
     command = ["train", "crystal-diffusion", str(folder), "--condition", "band_gap", *TINY, "--model.pair", "8", *SHORT]
     command += ["--training.epochs", "1"]
-    moved = 0
     for seed in range(6):
         out = tmp_path / f"m{seed}"
         assert main([*command, "--seed", str(seed), "--out", str(out)]) == 0
         said = " ".join(capsys.readouterr().out.split())
         assert "1 of 25 structures" in said
         assert "they have no 'band_gap' (first: salt-1.cif, structure 0)" in said
-        moved += "hold elements that no other does" in said
-        elements = store.load(out)[0].elements.tolist()
-        assert {47, 53} <= set(elements)
-        assert sum(json.loads((out / "run.json").read_text())["structures"].values()) == 24
-    assert moved
+        assert {47, 53} <= set(store.load(out)[0].elements.tolist())
+        told = json.loads((out / "run.json").read_text())["structures"]
+        assert told["given"] == 25
+        assert sum(told.values()) == 25 + 24
+
+
+def test_a_file_to_score_on_must_be_whole(
+    home: Path, tmp_path: Path, fails: Fails, labelled_copper: list[Atoms]
+) -> None:
+    from vibronic.data.dataset import write_structures
+
+    write_structures(tmp_path / "cu.extxyz", labelled_copper)
+    frames = [*labelled_copper]
+    frames[3] = frames[3].copy()
+    del frames[3].info["band_gap"]
+    write_structures(tmp_path / "test.extxyz", frames)
+    command = ["train", "ridge", tmp_path / "cu.extxyz", "--targets", "band_gap", "--test", tmp_path / "test.extxyz"]
+    assert "structure 3 has no label 'band_gap'" in fails(*command, "--out", tmp_path / "m")
+
+
+def test_equal_crystals_are_not_held_out_from_themselves(tmp_path: Path) -> None:
+    crystals = []
+    for k, atoms in enumerate(salts()):
+        for scale in (1.0, 1.001, 0.999):
+            again = atoms.copy()
+            again.set_cell(atoms.cell * scale, scale_atoms=True)
+            again.info = {"band_gap": 0.1 * k}
+            crystals.append(again)
+    write(tmp_path / "salts.extxyz", crystals)
+    command = ["train", "crystal-diffusion", str(tmp_path / "salts.extxyz"), *TINY, "--model.pair", "8", *SHORT]
+    command += ["--training.epochs", "1", "--model.distinct", "false", "--units.band_gap", "eV"]
+    assert main([*command[:-2], "--condition", "band_gap", "--out", str(tmp_path / "m")]) == 0
+    told = json.loads((tmp_path / "m" / "run.json").read_text())["structures"]
+    assert told["fitted"] % 3 == 0
+    assert told["fitted"] / 3 + told["validated"] + told["scored"] == 24
+    assert min(told.values()) > 0
 
 
 def test_a_property_without_values_to_choose_from(

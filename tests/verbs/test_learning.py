@@ -36,11 +36,11 @@ def test_what_the_user_changed_wins_over_the_preset(data: str, tmp_path: Path) -
     assert used == {"epochs": 1, "learning_rate": 1e-3, "batch_size": 128, "clip": 0.0, "ema": 0.0}
     assert record["config"]["model"].items() >= {"width": 8, "dropout": 0.4, "sigmoid": True}.items()
     assert record["config"]["fractions"] == [0.7, 0.15, 0.15]
-    assert record["structures"] == {"fitted": 17, "validated": 3, "scored": 4}
+    assert record["structures"] == {"given": 24, "fitted": 17, "validated": 3, "scored": 4}
     trained = json.loads((tmp_path / "a" / "training.json").read_text())["training"]
     assert trained == record["config"]["training"]  # what is recorded is what was done
     train("cgcnn", data, **paper, training=how, fractions=(0.5, 0.25, 0.25), out=tmp_path / "b")
-    assert recorded(tmp_path / "b")["structures"] == {"fitted": 12, "validated": 6, "scored": 6}
+    assert recorded(tmp_path / "b")["structures"] == {"given": 24, "fitted": 12, "validated": 6, "scored": 6}
 
 
 @pytest.mark.parametrize(
