@@ -17,7 +17,7 @@ from vibronic.studies.inverse_design import SHARES
 
 SHORTER = {"steps": 3000, "samples": 128, "evaluations": 100}
 SETS = {"perov-5": {}, "carbon-24": SHORTER, "mp-20": SHORTER}
-FIGURES = (*SHARES, "train_seconds", "seconds_64", "epochs")
+FIGURES = (*SHARES, "volume", "train_seconds", "seconds_64", "epochs")
 
 
 def main() -> None:
