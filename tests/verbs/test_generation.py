@@ -171,6 +171,17 @@ def test_one_sentence_for_every_mistake(
     assert not (tmp_path / "x.extxyz").exists()
 
 
+def test_a_wish_beyond_what_was_learned_is_measured_from_the_nearest(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["generate", model, "-n", "4", "--keep", "all", "--evaluations", "4", "--condition", "band_gap=50"]
+    assert main([*command, "--out", str(tmp_path / "x.extxyz")]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "lies outside the training range of band_gap" in said
+    highest = float(store.load(model)[0].memory.column("band_gap").max())
+    assert f" of {highest:.4g}, the nearest that was learned" in said
+
+
 def test_nothing_worth_keeping_is_said(model: str, tmp_path: Path, fails: Fails) -> None:
     """Nothing of so young a model has space group 225 within its tolerance and is new."""
     shutil.copytree(model, tmp_path / "model")

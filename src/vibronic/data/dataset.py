@@ -187,7 +187,9 @@ def labels_of(atoms: Atoms, targets: Sequence[Target], where: str = "the structu
         try:
             numbers = np.asarray(value, dtype=float).reshape(shape)
         except (TypeError, ValueError) as error:
-            raise VibronicError(f"{where}: the label '{t.name}' is not a number or array of shape {shape}") from error
+            wanted = f"numbers of shape {shape}" if shape else "a number"
+            given = f", but '{value}'" if isinstance(value, str) else ""
+            raise VibronicError(f"{where}: the label '{t.name}' is not {wanted}{given}") from error
         if not np.isfinite(numbers).all():
             raise VibronicError(f"{where}: the label '{t.name}' is NaN or infinite; remove it or label it again")
         labels[t.name] = numbers if numbers.ndim else float(numbers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -53,6 +54,15 @@ def evaluate_crystals(
     with run_record(out, "evaluate", config, seed, reads=[file, reference, predictor], writes=[table]) as record:
         structures = read_structures(file, check=False)
         known = sources.structures(reference) if reference is not None else None
+        if known and coverage_sample and importlib.util.find_spec("matminer") is None:
+            raise VibronicError(
+                "coverage needs matminer, which is not installed: pip install 'vibronic[crystals]', or leave it out with "
+                "--coverage-sample 0"
+            )
+        if any(a.info.get("novel") and a.info.get("valid") for a in structures) and all(
+            a.info.get("valid") for a in structures
+        ):
+            say(f"every crystal of {file} passed as valid when it was made: shares of all candidates need --keep all")
         model = _predictor(predictor, property, constants) if property else None
         if constants:
             say(f"benchmark: {constants}, its cut-offs, thresholds and property model (--benchmark takes another)")
@@ -87,6 +97,8 @@ def evaluate_crystals(
     for name, value in totals.items():
         if name not in ("units", "n") and not name.endswith(("_low", "_high")):
             say(_told(name, value, totals))
+    if not any(row["valid"] for row in rows):
+        say(f"none of {totals['n']} crystals is valid: what is counted of valid ones is empty")
     if failed := [row["relax_error"] for row in rows if row.get("relax_error")]:
         say(f"{len(failed)} of {totals['n']} crystals could not be relaxed: {failed[0]} (relax_error in the table)")
     say(f"{totals['n']} crystals: {out}, one by one in {table}")

@@ -186,7 +186,10 @@ def _answers(network: CrystalGenerator, request: Request, crystals: Sequence[Ato
         unit = f" {target.unit}" if target.unit != "1" else ""
         line = f"{target.name}: asked {asked}{unit}, the model's own estimates {min(values):.3f} to {max(values):.3f}"
         if isinstance(asked, float):
-            line += f", half of them within {median(abs(v - asked) for v in values):.3f}"
+            wish = next((c for c in request.conditions if c.name == target.name), None)
+            nearest = wish.seen(network.memory.column(wish.name)).value if wish else asked
+            of = "" if nearest == asked else f" of {nearest:.4g}, the nearest that was learned"
+            line += f", half of them within {median(abs(v - nearest) for v in values):.3f}{of}"
             if request.choice == 1 and request.keep != "all":
                 line += " (--choice 4 takes the nearest of four times as many)"
         lines.append(line)

@@ -60,7 +60,7 @@ def train(
             'vibronic generate').
         data: labelled extxyz, folder or name (see 'vibronic data').
         targets: what to learn; what the data carries of energy, forces, stress where none are given.
-        condition: properties that crystals can be asked for (crystal-diffusion); those the data carries where none are given.
+        condition: properties that crystals can be asked for (crystal-diffusion); where none are given, those of the data whose unit is known.
         units: of targets that Vibronic does not know, e.g. --units.my_gap eV.
         validation: labelled file to choose the best epoch on, instead of a part of the data.
         test: labelled file to score on, instead of a part of the data.
