@@ -40,7 +40,8 @@ def showcase(model: CrystalGenerator, seed: int = 0) -> tuple[list[Atoms], dict[
 
     The candidates carry ``group`` (which request), ``valid``, ``unique`` and ``novel`` (over all requests together), what
     was asked and the model's estimates in ``info``. The numbers are plain JSON values: ``metrics`` of all candidates
-    (:func:`vibronic.crystals.metrics.evaluate`), ``groups`` with a row per request, ``training`` with values of the property.
+    (:func:`vibronic.crystals.metrics.evaluate`), ``groups`` with a row per request, ``training`` with values of the property, and the share of valid
+    candidates that are ``symmetric`` within 0.1 Angstrom beside that of the training set.
     """
     start = time.perf_counter()
     requests = _requests(model)
@@ -63,6 +64,9 @@ def showcase(model: CrystalGenerator, seed: int = 0) -> tuple[list[Atoms], dict[
         atoms.info.pop("seed")
     about: dict[str, Any] = {"seed": seed, "each": each, "evaluations": evaluations, "guidance": model.guidance}
     about |= {"usual_evaluations": model.evaluations, "metrics": metrics, "property": None, "unit": ""}
+    groups = [row["spacegroup"] or 1 for row in rows if row["valid"]]
+    about["symmetric"] = _mean("share", [group > 1 for group in groups], seed)
+    about["symmetric"]["training"] = float((model.memory.spacegroups > 1).double().mean())
     if model.targets:
         name = model.targets[0].name
         values = model.memory.column(name).numpy()

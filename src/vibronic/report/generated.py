@@ -142,6 +142,18 @@ def _logged(logs: Path) -> list[dict[str, Any]]:
     ]
 
 
+ROUGH = (
+    "Its crystals are far less symmetric than those that it learned: their geometries are rough, and what counts as new may be a "
+    "distorted copy. More crystals to learn and more epochs help; relax what you keep (--relax)."
+)
+
+
+def rough(about: Mapping[str, Any]) -> bool:
+    """Whether fewer than half as many of the valid candidates are symmetric as of the training set."""
+    share = about["symmetric"]["share"]
+    return share is not None and share < 0.5 * about["symmetric"]["training"]
+
+
 def _made(page: Report, about: Mapping[str, Any], crystals: Sequence[Atoms]) -> None:
     """The metrics, each with its interval."""
     page.section("What it makes")
@@ -162,12 +174,16 @@ def _made(page: Report, about: Mapping[str, Any], crystals: Sequence[Atoms]) -> 
     if lost := totals["n"] - len(crystals):
         page.note(f"{lost} candidates have coordinates that are no numbers: counted as invalid, not in the file.")
     rows = [[what, *_percent(totals, name)] for name, what in SHARES.items() if name in totals]
+    rows += [["of the valid: some symmetry within 0.1 Angstrom", *_percent(about["symmetric"], "share")]]
+    rows += [["the same of the training set", f"{100 * about['symmetric']['training']:.1f}", None]]
     page.table(
         ["share of candidates", "%", "95 % interval"],
         rows,
         "Shares of all candidates, or of the valid ones where it is said, over all requests together; intervals from 1,000 "
         "bootstrap resamples, which know nothing of what was never seen. Definitions: Conventions, metrics of crystals.",
     )
+    if rough(about):
+        page.note(ROUGH)
 
 
 def _percent(row: Mapping[str, Any], name: str) -> list[Any]:

@@ -224,6 +224,8 @@ def show(network: Model, folder: Path, seed: int) -> None:
     say(
         f"of {shares['n']} samples {shares['valid']:.0%} valid, {shares['valid_unique_novel']:.0%} valid, unique and new"
     )
+    if generated.rough(about):
+        say(generated.ROUGH)
     say(f"report: {page}")
 
 
