@@ -318,8 +318,12 @@ def test_a_finished_training_says_so_and_what_another_one_differs_in(
     command += ["--out", str(tmp_path / "m")]
     assert main(command) == 0
     capsys.readouterr()
+    before = {file.name: file.read_bytes() for file in (tmp_path / "m").iterdir() if file.is_file()}
     assert main(command) == 0
-    assert "all 2 epochs are done" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "all 2 epochs are done" in said
+    assert "nothing is left to do" in said
+    assert {file.name: file.read_bytes() for file in (tmp_path / "m").iterdir() if file.is_file()} == before
     said = fails(*command, "--training.epochs", "3")
     assert "holds a training with other settings or data (training.epochs 2, now 3)" in said
 

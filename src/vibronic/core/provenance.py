@@ -138,7 +138,7 @@ def run_record(
     """Time a verb and write its ``run.json`` beside ``out`` when it succeeds.
 
     ``out`` is a file (the record becomes ``<stem>.run.json`` beside it) or a folder (``run.json`` inside it). The
-    yielded dictionary is written too: put counts and findings there. ``reads`` are the inputs, ``writes`` the files beside
+    yielded dictionary is written too: put counts and findings there; with ``unchanged`` in it the record of before stays. ``reads`` are the inputs, ``writes`` the files beside
     ``out`` (see :func:`check_paths`).
 
     Raises:
@@ -153,6 +153,8 @@ def run_record(
     record: dict[str, Any] = {}
     start, cpu = time.perf_counter(), time.process_time()
     yield record
+    if record.get("unchanged"):
+        return
     write_json(
         _record_of(out),
         {

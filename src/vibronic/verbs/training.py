@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -143,7 +144,13 @@ def train(
             "validated": len(chosen),
             "scored": len(scored),
         }
+        before = _stamp(out, config, seed)
         record |= _fit(network, fitted, chosen, out, training, seed, device, devices)
+        reported = not network.generates or (out / "report.html").exists()
+        if before is not None and _stamp(out, config, seed) == before and reported:
+            record["unchanged"] = True
+            say(f"nothing is left to do: {out} holds the model")
+            return out
         card = _card(network, data, fitted, chosen, scored)
         store.save(network, out, card)
         record["scores"] = card.scores
@@ -157,6 +164,17 @@ def train(
 
         show(network, out, seed)
     return out
+
+
+def _stamp(out: Path, config: dict[str, Any], seed: int) -> int | None:
+    """When the last checkpoint was written of a training that this very command has finished; None where it has not."""
+    last = out / "checkpoints" / "last.ckpt"
+    try:
+        record = json.loads((out / "run.json").read_text())
+    except (OSError, ValueError):
+        return None
+    same = (record.get("config"), record.get("seed")) == (json.loads(json.dumps(config, default=str)), seed)
+    return last.stat().st_mtime_ns if same and last.exists() else None
 
 
 def _preset(
