@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from vibronic.core.errors import VibronicError
 from vibronic.crystals.corruption import (
     GaussianDiffusion,
     UniformDiffusion,
@@ -322,3 +323,10 @@ def test_a_stride_back_keeps_class_frequencies() -> None:
     back = diffusion.posterior(torch.arange(5)[:, None], clean, t, s)[:, 0]
     expected = diffusion.probabilities(start[:1], s[:1])[0, 0]
     assert (weights @ back).numpy() == pytest.approx(expected.numpy(), abs=1e-5)
+
+
+def test_widths_beyond_which_the_images_would_not_do_are_refused() -> None:
+    WrappedDiffusion(10, 0.005, 0.55)
+    for smallest, largest in ((0.0, 0.5), (0.5, 0.1), (0.005, 1.0)):
+        with pytest.raises(VibronicError, match=r"at most 0\.55 periods"):
+            WrappedDiffusion(10, smallest, largest)

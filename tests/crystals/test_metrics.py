@@ -320,6 +320,21 @@ def test_the_verb(
         verb("crystals", tmp_path / "generated.extxyz", None, out, "gap")
 
 
+def test_the_verb_says_what_cannot_be_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "g.extxyz", [Atoms("Cu2", cell=[2.0] * 3, pbc=True)])
+    verb("crystals", tmp_path / "g.extxyz", None, tmp_path / "m.json")
+    assert "none of 1 crystals is valid" in capsys.readouterr().out
+    copper = bulk("Cu")
+    copper.info |= {"valid": True, "novel": True}
+    write(tmp_path / "g.extxyz", copper)
+    verb("crystals", tmp_path / "g.extxyz", None, tmp_path / "m.json")
+    assert "shares of all candidates need --keep all" in capsys.readouterr().out
+    write(tmp_path / "g.extxyz", [bulk("Si")])
+    verb("crystals", tmp_path / "g.extxyz", None, tmp_path / "m.json", relax="emt")
+    said = capsys.readouterr().out
+    assert "1 of 1 crystals could not be relaxed: " in said, said
+
+
 def test_the_verb_relaxes(tmp_path: Path) -> None:
     copper = bulk("Cu", cubic=True)
     copper.positions[0] += 0.1

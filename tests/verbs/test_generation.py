@@ -324,6 +324,9 @@ def test_a_finished_training_says_so_and_what_another_one_differs_in(
     assert "all 2 epochs are done" in said
     assert "nothing is left to do" in said
     assert {file.name: file.read_bytes() for file in (tmp_path / "m").iterdir() if file.is_file()} == before
+    (tmp_path / "m" / "model.safetensors").unlink()
+    assert main(command) == 0
+    assert (tmp_path / "m" / "model.safetensors").read_bytes() == before["model.safetensors"]
     said = fails(*command, "--training.epochs", "3")
     assert "holds a training with other settings or data (training.epochs 2, now 3)" in said
 

@@ -336,7 +336,10 @@ def _told(name: str, network: Model, card: Card, console: Console) -> dict[str, 
     lines |= {"trained on": row["trained_on"], "elements": " ".join(card.data["elements"])}
     if isinstance(network, CrystalGenerator):
         ranges = {t: network.memory.column(t.name).aminmax() for t in network.targets}
-        lines |= {f"{t.name}, trained on": f"{low:.4g} to {high:.4g} {t.unit}" for t, (low, high) in ranges.items()}
+        lines |= {
+            f"{t.name}, trained on": f"{low:.4g} to {high:.4g} {t.unit}".removesuffix(" 1")
+            for t, (low, high) in ranges.items()
+        }
     lines |= {score: f"{value:.4g} {card.units[score]}".removesuffix(" 1") for score, value in card.scores.items()}
     lines |= {"90 % interval of " + target: f"+/- {half:.4g}" for target, half in card.intervals.items()}
     lines |= {"settings": ", ".join(f"{k} {v}" for k, v in network.config.items() if k not in ("targets", "units"))}

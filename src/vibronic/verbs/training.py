@@ -169,12 +169,14 @@ def train(
 def _stamp(out: Path, config: dict[str, Any], seed: int) -> int | None:
     """When the last checkpoint was written of a training that this very command has finished; None where it has not."""
     last = out / "checkpoints" / "last.ckpt"
+    if not (last.exists() and (out / "model.safetensors").exists()):
+        return None
     try:
         record = json.loads((out / "run.json").read_text())
     except (OSError, ValueError):
         return None
     same = (record.get("config"), record.get("seed")) == (json.loads(json.dumps(config, default=str)), seed)
-    return last.stat().st_mtime_ns if same and last.exists() else None
+    return last.stat().st_mtime_ns if same else None
 
 
 def _preset(
@@ -221,11 +223,10 @@ def _settings(
 
     units = units or {}
 
-    def carried(name: str, kind: type = object) -> bool:
+    def carried(name: str, scalar: bool = False) -> bool:
         """Whether most structures have this label."""
-        return 2 * sum(isinstance(label_of(a, name), kind) and label_of(a, name) is not None for a in frames) > len(
-            frames
-        )
+        values = [label_of(a, name) for a in frames]
+        return 2 * sum(isinstance(v, float) if scalar else v is not None for v in values) > len(frames)
 
     if targets is None and class_of(kind).predicts:
         targets = list(class_of(kind).predicts)
@@ -233,7 +234,7 @@ def _settings(
         declared = {**{name: t.unit for name, t in TARGETS.items()}, **sources.units(data)}
         # A condition does not grow with the cell, as the energy of all its atoms does.
         targets = [name for name in declared if name not in TARGETS or not TARGETS[name].extensive]
-        targets = [name for name in targets if carried(name, float)]
+        targets = [name for name in targets if carried(name, scalar=True)]
     if targets is None:
         targets = [t for t in ("energy", "forces", "stress") if carried(t)]
         if kind != "painn":
