@@ -29,12 +29,14 @@ from torch.utils.flop_counter import FlopCounterMode
 import record
 from vibronic.core.batch import Batch
 from vibronic.crystals import matching, metrics, predictor, stability
-from vibronic.crystals.cells import Cells, lattice_of, shortest_paths
-from vibronic.crystals.conditioning import EQUAL, NOTHING, Asked, Condition
+from vibronic.crystals.candidates import Request
+from vibronic.crystals.cells import Cells, lattice_of
+from vibronic.crystals.conditioning import EQUAL, Asked, Condition
 from vibronic.crystals.generator import CrystalGenerator
 from vibronic.crystals.model import CrystalDiffusion, _Choice, _flow
-from vibronic.crystals.sampler import Request, generate
+from vibronic.crystals.sampler import generate
 from vibronic.crystals.schedules import flow_times
+from vibronic.crystals.symmetry import Symmetry
 from vibronic.crystals.validity import structural_validity
 from vibronic.data import cdvae
 from vibronic.labelling.engines import engine
@@ -165,20 +167,21 @@ def stages(n: int, seeds: int) -> dict[str, Any]:
     asked = Asked(heats, torch.full_like(heats, EQUAL, dtype=torch.long), torch.zeros(len(heats), dtype=torch.long))
     true, generator = (cells.fractional, network._strain(cells)), torch.Generator().manual_seed(0)
     found: dict[str, Any] = {"as they are": _success(crystals, known, predict)}
+    symmetry = Symmetry.of(cells, network.symprec)
     with torch.no_grad():
-        say = partial(network._say, network.conditions(asked), guidance=1.0)
+        say = partial(network._say, network.conditions(asked), symmetry, guidance=1.0)
+        keeping = partial(network._keeping, symmetry=symmetry, n_atoms=cells.n_atoms)
         for back in (0.9, 0.7, 0.5, 0.0):
-            noise = network._noise(cells.mask, heats, generator)
-            start, way = shortest_paths(noise[0], true[0], cells.numbers)
-            taken = start + back * way, noise[1] + back * (true[1] - noise[1])
+            way, noise = network._noise(true[0], cells.numbers, symmetry, generator)
+            taken = true[0] - (1 - back) * way, keeping(noise + back * (true[1] - noise))
             times = back + (1 - back) * flow_times(15)
-            fractional, strain = _flow(partial(say, cells.numbers), taken, times, lambda count: None)
+            fractional, strain = _flow(partial(say, cells.numbers), keeping, taken, times, lambda count: None)
             lattice = lattice_of(strain * network.spread + network.center, cells.n_atoms)
             settled = Cells(cells.numbers, fractional % 1, lattice).to_atoms()
             found[f"settled from {back}"] = _success(settled, known, predict)
         hidden, silent = -cells.mask.long(), lambda count: None
-        how = _Choice(network.allowed(), asked, guidance=1.0, strength=1.0, several=4)
-        named = network._name(how, hidden, cells.mask, true, 5, generator, silent)
+        how = _Choice(network.allowed(), asked, guidance=1.0, strength=1.0, several=4, alone=frozenset())
+        named = network._name(how, hidden, cells.mask, true, symmetry, 5, generator, silent)
         found["named on true skeletons"] = _success(Cells(named, true[0], cells.lattice).to_atoms(), known, predict)
     for row in found.items():
         print(*row, flush=True)
@@ -304,37 +307,38 @@ def relaxation(n: int, seeds: int) -> dict[str, Any]:
 def prediction(n: int, seeds: int) -> dict[str, Any]:
     """Structures of given compositions, of crystals that the model was not shown: one try each, and the best of 20.
 
-    With nothing else given, as DiffCSP (arXiv 2309.04475) is asked, and with the heat too.
+    With nothing else given, as DiffCSP (arXiv 2309.04475) is asked; placed freely; and with the property too.
     """
-    network = load("crystals-perov5")[0]
-    shown = {_key(atoms) for atoms in network.memory.structures()}
-    unseen = [atoms for atoms in cdvae.crystals("perov-5", reduce=True) if _key(atoms) not in shown][: n // 2]
-    species = torch.tensor(np.array([atoms.numbers for atoms in unseen]))
-    heats = torch.tensor([atoms.info["heat_ref"] for atoms in unseen]).float()[:, None]
-    found: dict[str, Any] = {"crystals": len(unseen)}
-    for name, kind in (("composition", NOTHING), ("composition and heat", EQUAL)):
-        asked = Asked(heats, torch.full_like(heats, kind, dtype=torch.long), torch.zeros(len(heats), dtype=torch.long))
-        matched = []
-        for seed in range(20):
-            cells, _ = network.sample(
-                species, network.allowed(), asked, network.evaluations, 1.0, torch.Generator().manual_seed(seed),
-                lambda count: None,
-            )  # fmt: skip
-            pairs = zip(cells.to_atoms(), unseen, strict=True)
-            matched.append([matching.match_rate([made], [true]) for made, true in pairs])
-        hit = np.array([[rate for rate, _ in row] for row in matched])
-        away = [distance for _, distance in matched[0] if distance is not None]
-        found[name] = {
-            "match_rate": float(hit[0].mean()),
-            "match_rate_20": float(hit.any(0).mean()),
-            "rms": float(np.mean(away)),
-        }
-        print(name, found[name], flush=True)
+    found: dict[str, Any] = {}
+    for name in ("crystals-perov5", "crystals-mp20"):
+        network, known, _ = load(name)
+        shown = {_key(atoms, known.property) for atoms in network.memory.structures()}
+        rows = [network.labelled(atoms) for atoms in cdvae.crystals(SETS[name], reduce=True)]
+        unseen = [atoms for atoms in rows if _key(atoms, known.property) not in shown]
+        chosen = [unseen[k] for k in np.random.default_rng(0).permutation(len(unseen))[: n // 2]]
+        found[name] = {"crystals": len(chosen)}
+        for how, wish, free in (
+            ("composition", False, False),
+            ("placed freely", False, True),
+            ("and property", True, False),
+        ):
+            matched = []
+            for atoms in chosen:
+                value = float(atoms.info[known.property])
+                conditions = (Condition(known.property, EQUAL, value),) if wish else ()
+                request = Request(conditions, composition=str(atoms.symbols), guidance=1.0, keep="all", free=free)
+                made = generate(network, request, 20).crystals
+                matched.append([matching.match_rate([one], [atoms]) for one in made])
+            hit = np.array([[rate for rate, _ in row] for row in matched])
+            away = [row[0][1] for row in matched if row[0][1] is not None]
+            rates = {"match_rate": float(hit[:, 0].mean()), "match_rate_20": float(hit.any(1).mean())}
+            found[name][how] = rates | {"rms": float(np.mean(away))}
+            print(name, how, found[name][how], flush=True)
     return found
 
 
-def _key(atoms: Atoms) -> tuple[str, float]:
-    return atoms.get_chemical_formula(), round(float(atoms.info["heat_ref"]), 3)
+def _key(atoms: Atoms, name: str) -> tuple[str, float]:
+    return atoms.get_chemical_formula(), round(float(atoms.info[name]), 3)
 
 
 def scaling(n: int, seeds: int) -> list[dict[str, Any]]:

@@ -18,12 +18,14 @@ from torch import Tensor
 from vibronic.core.batch import Batch
 from vibronic.core.errors import VibronicError
 from vibronic.crystals import takahara2024
+from vibronic.crystals.candidates import Request
 from vibronic.crystals.cells import Cells, centred, strain_of
 from vibronic.crystals.conditioning import AT_LEAST, AT_MOST, EQUAL, NOTHING, Asked
 from vibronic.crystals.generator import CrystalGenerator
 from vibronic.crystals.matching import match_rate
 from vibronic.crystals.model import CrystalDiffusion, _budget, _Choice
-from vibronic.crystals.sampler import Request, generate
+from vibronic.crystals.sampler import generate
+from vibronic.crystals.symmetry import Symmetry
 from vibronic.crystals.takahara2024 import CrystalDiffusion2024, RelativePositions
 from vibronic.crystals.transformer import Output
 from vibronic.crystals.validity import composition_validity
@@ -420,13 +422,13 @@ def test_guidance_one_is_no_guidance_and_zero_no_condition(tiny_model: Tiny) -> 
     assert isinstance(model, CrystalDiffusion)
     species, one = torch.full((2, 3), -1), torch.ones(2, 1)
     none = torch.zeros(2, dtype=torch.long)
-    geometry = torch.rand(2, 3, 3), torch.randn(2, 6)
+    geometry, symmetry = (torch.rand(2, 3, 3), torch.randn(2, 6)), Symmetry.none(species != 0, one)
     asked = Asked(5 * one, torch.full((2, 1), EQUAL), none)
     with torch.no_grad():
         condition = model.conditions(asked)
 
         def says(guidance: float, condition: Tensor = condition) -> Output:
-            return model._say(condition, species, 0.4, geometry, guidance)
+            return model._say(condition, symmetry, species, 0.4, geometry, guidance)
 
         plain, free = says(1.0), says(1.0, torch.zeros_like(condition))
         for none, more, a, b in zip(says(0.0), says(3.0), free, plain, strict=True):
@@ -465,7 +467,7 @@ def test_names_are_chosen_by_their_estimated_properties(tiny_model: Tiny, monkey
         cells, _ = model.sample(torch.full((64, 3), -1), allowed, asked, 100, guidance, generator, lambda n: None)
         return float((cells.numbers == 16).double().mean())
 
-    free = sulphur(NOTHING, 1.0)
+    free = sulphur(NOTHING, 1.0, guidance=1.0)
     assert sulphur(EQUAL, 1.0, guidance=1.0) == free  # as learned
     assert sulphur(EQUAL, 1.0) > free + 0.2
     assert sulphur(AT_MOST, 0.0) < free - 0.2
@@ -485,10 +487,13 @@ def test_names_that_fit_are_kept(tiny_model: Tiny, monkeypatch: pytest.MonkeyPat
     )
     asked = Asked(torch.ones(40, 1), torch.full((40, 1), EQUAL), torch.zeros(40, dtype=torch.long))
     geometry, generator = (torch.rand(40, 3, 3), torch.randn(40, 6)), torch.Generator().manual_seed(0)
+    none = Symmetry.none(here > 0, geometry[1])
     with torch.no_grad():
-        chosen, alone = (_Choice(model.allowed((16, 30)), asked, 1.0, *how) for how in ((1.0, 4), (0.0, 1)))
-        kept = model._name(chosen, here, here > 0, geometry, 2, generator, lambda n: None)
-        drawn = model._name(alone, here, here > 0, geometry, 2, generator, lambda n: None)
+        chosen, alone = (
+            _Choice(model.allowed((16, 30)), asked, 1.0, *how, frozenset()) for how in ((1.0, 4), (0.0, 1))
+        )
+        kept = model._name(chosen, here, here > 0, geometry, none, 2, generator, lambda n: None)
+        drawn = model._name(alone, here, here > 0, geometry, none, 2, generator, lambda n: None)
     assert torch.equal(kept, here)
     assert not torch.equal(drawn, here)
     assert torch.equal(drawn > 0, here > 0)
@@ -508,6 +513,17 @@ def test_charges_of_chosen_names_balance(tiny_model: Tiny) -> None:
     for atoms in (3, 5):
         assert possible(1.0, atoms) < 0.95  # as they were learned
         assert possible(2.0, atoms) > possible(1.0, atoms) + 0.05
+
+
+@pytest.mark.usefixtures("single")
+def test_one_element_is_a_name_where_it_forms_a_crystal(tiny_model: Tiny) -> None:
+    model = shares(tiny_model)
+    assert model.memory.alone() == {12, 14, 29}  # Mg, Si and Cu of the simple crystals
+    how = _Choice(model.allowed(), Asked(*[torch.zeros(1)] * 3), 1.0, 1.0, 4, model.memory.alone())
+    assert how.possible(np.array([14, 14]))
+    assert not how.possible(np.array([9, 9]))
+    assert how.possible(np.array([9, 11]))
+    assert not how.possible(np.array([9, 9, 11]))
 
 
 @pytest.mark.parametrize("evaluations", [1, 2, 5, 20, 24, 57, 58, 100, 1000])
@@ -551,6 +567,7 @@ def test_what_the_published_model_refuses(tiny_model: Tiny) -> None:
         ("crystal-diffusion", {"injection": ["nowhere"]}, "adaln, cdi, cds"),
         ("crystal-diffusion", {"injection": []}, "adaln, cdi, cds"),
         ("crystal-diffusion", {"dropout": 1.0}, "dropout"),
+        ("crystal-diffusion", {"free": 1.5}, "free is a share of the training crystals"),
         ("crystal-diffusion", {"guided": ("names",)}, "guided are species, geometry or both, not"),
         ("crystal-diffusion", {"symprec": 2.0}, "symprec is a length in Angstrom"),
         ("crystal-diffusion", {"width": 30, "heads": 4}, "multiple of the heads"),

@@ -5,10 +5,11 @@ from collections.abc import Callable
 import pytest
 from ase import Atoms
 
+from vibronic.crystals.candidates import Request
 from vibronic.crystals.conditioning import Condition
 from vibronic.crystals.generator import CrystalGenerator
 from vibronic.crystals.matching import match_rate
-from vibronic.crystals.sampler import Request, generate
+from vibronic.crystals.sampler import generate
 
 
 def asked_one_by_one(model: CrystalGenerator, crystals: list[Atoms], evaluations: int, seed: int) -> list[Atoms]:

@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
+from ase.build import bulk
 
 from vibronic.core.batch import Batch
 from vibronic.core.errors import VibronicError
-from vibronic.crystals import sampler
+from vibronic.crystals import candidates, sampler
+from vibronic.crystals.candidates import Request
 from vibronic.crystals.conditioning import EQUAL, Condition
 from vibronic.crystals.generator import CrystalGenerator
-from vibronic.crystals.sampler import Request, generate
+from vibronic.crystals.sampler import generate, judge
 from vibronic.crystals.validity import composition_validity, structural_validity
 from vibronic.learning import store
 
@@ -29,6 +31,7 @@ def trained(taught: Callable[..., CrystalGenerator]) -> CrystalGenerator:
 def ask(trained: CrystalGenerator, monkeypatch: pytest.MonkeyPatch) -> Ask:
     """Function that makes crystals, and gives up sooner than users would."""
     monkeypatch.setattr(sampler, "TRIES", 8)
+    monkeypatch.setattr(candidates, "BARREN", 8)
 
     def made(*conditions: str, n: int = 4, seed: int = 0, **request: object) -> sampler.Generated:
         asked = tuple(Condition.parse(c) for c in conditions)
@@ -153,9 +156,9 @@ class Fixed(torch.nn.Module):
     def __init__(self, model: CrystalGenerator, crystals: list[Atoms], estimates: list[float] | None = None) -> None:
         super().__init__()
         self.crystals, self.estimates, self.done = crystals, estimates, 0
-        self.model, self.given = model, []
+        self.model, self.given, self.lent = model, [], []
 
-    def sample(self, species, allowed, asked, evaluations, guidance, generator, progress):  # type: ignore[no-untyped-def]
+    def sample(self, species, allowed, asked, evaluations, guidance, generator, progress, templates=None):  # type: ignore[no-untyped-def]
         from vibronic.crystals.cells import Cells
 
         chosen = [(self.done + k) % len(self.crystals) for k in range(len(species))]
@@ -163,6 +166,7 @@ class Fixed(torch.nn.Module):
         batch = Batch.collate([Batch.from_atoms(self.crystals[k], 0.0) for k in chosen])
         values = torch.tensor([[float("nan") if self.estimates is None else self.estimates[k]] for k in chosen])
         self.given.append((species, asked, evaluations, guidance))
+        self.lent.append(templates)
         return Cells.from_batch(batch), values
 
 
@@ -362,8 +366,40 @@ def test_a_chemical_system_is_kept_whole(ask: Ask, handing_out, crystals: list[A
 def test_a_space_group_is_kept(ask: Ask, handing_out, crystals: list[Atoms]) -> None:
     fixed = handing_out(crystals, [1.0] * 8)
     made = ask(n=2, keep="valid", spacegroup=221)
+    assert {atoms.get_chemical_formula() for atoms in fixed.lent[0].to_atoms()} == {"ClCs"}
     assert [a.get_chemical_formula() for a in made.crystals] == ["ClCs"] * 2
     assert (fixed.given[0][1].spacegroup == 221).all()
+
+
+def test_changed_crystals_are_judged_again(ask: Ask, handing_out, crystals: list[Atoms], trained) -> None:
+    """As relaxing does: into a known one, one of the others, one whose atoms overlap, or one that is new still."""
+    new = [
+        bulk(*kind)
+        for kind in (
+            ("KCl", "rocksalt", 6.3),
+            ("LiF", "rocksalt", 4.0),
+            ("MgO", "rocksalt", 4.2),
+            ("CaO", "rocksalt", 4.8),
+        )
+    ]
+    handing_out(new, [1.0] * 4)
+    made = ask("band_gap=2", n=4, keep="valid").crystals
+    assert [a.info["novel"] for a in made] == [True] * 4
+    offs = [a.info["off"] for a in made]
+    made[0].numbers, made[0].cell[:] = crystals[0].numbers, crystals[0].cell[:]
+    made[0].set_scaled_positions(crystals[0].get_scaled_positions())
+    made[2].numbers, made[2].cell[:] = made[1].numbers, made[1].cell[:]
+    made[2].set_scaled_positions(made[1].get_scaled_positions())
+    made[3].positions[1] = made[3].positions[0] + 0.1
+    judge(trained, Request(conditions=(Condition.parse("band_gap=2"),)), made)
+    told = [[a.info[name] for name in ("valid", "unique", "novel")] for a in made]
+    assert told == [[True, True, False], [True, True, True], [True, False, True], [False, False, False]]
+    assert made[0].info["spacegroup"] == 225
+    assert "spacegroup" not in made[3].info
+    with torch.no_grad():
+        own = float(trained.estimate(_cells(trained, made, "band_gap_estimate")[0])[1, 0])
+    assert made[1].info["band_gap_estimate"] == pytest.approx(own, abs=1e-4)
+    assert [a.info["off"] for a in made] != offs
 
 
 # --- sizes and randomness ---
@@ -406,7 +442,7 @@ def test_sizes_without_new_crystals_are_left(ask: Ask, handing_out, crystals: li
     fixed = handing_out(crystals[:1], [1.0])
     ask(n=20, keep="new")
     sizes = [int((row != 0).sum()) for species, _, _, _ in fixed.given for row in species]
-    assert sizes.count(2) >= sampler.TRIES
+    assert sizes.count(2) >= candidates.BARREN
     assert 2 not in sizes[-20:]
     fixed.given.clear()
     ask(n=20, keep="valid")
@@ -465,10 +501,10 @@ def test_numbers_of_atoms_of_a_large_training_set_are_those_near_the_value(tiny_
         assert (model.memory.counts[model.memory.draw(50, asked, torch.Generator().manual_seed(0))] == count).all()
 
 
-def _cells(model: CrystalGenerator, structures: list[Atoms]) -> tuple:
+def _cells(model: CrystalGenerator, structures: list[Atoms], label: str = "band_gap") -> tuple:
     from vibronic.crystals.cells import Cells
 
-    batch = Batch.collate([Batch.from_atoms(a, 0.0, {"band_gap": a.info["band_gap"]}) for a in structures])
+    batch = Batch.collate([Batch.from_atoms(a, 0.0, {"band_gap": a.info[label]}) for a in structures])
     return Cells.from_batch(batch), model.values(batch), torch.ones(len(structures))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,6 +45,11 @@ class Cells:
         """(B,)"""
         return self.mask.sum(1)
 
+    def __getitem__(self, part: Any) -> Cells:
+        """Some of the crystals, or the first atoms of some."""
+        rows = part[0] if isinstance(part, tuple) else part
+        return Cells(self.numbers[part], self.fractional[part], self.lattice[rows])
+
     @classmethod
     def from_batch(cls, batch: Batch) -> Cells:
         """The structures of a batch, padded to the largest."""
@@ -78,12 +84,16 @@ def strain_of(lattice: Tensor, n_atoms: Tensor) -> Tensor:
     Returns:
         (B, 6) the upper triangle, row by row, of ``log(L L^T) / 2 - log(n) / 3``.
     """
-    metric = lattice.double() @ lattice.double().mT
+    return strain_of_metric(lattice.double() @ lattice.double().mT, n_atoms).to(lattice.dtype)
+
+
+def strain_of_metric(metric: Tensor, n_atoms: Tensor) -> Tensor:
+    """The same six numbers (B, 6) from metric tensors (B, 3, 3) in double precision."""
     values, vectors = torch.linalg.eigh(metric)
     logarithm = vectors @ torch.diag_embed(0.5 * values.clamp(min=1e-12).log()) @ vectors.mT
     size = n_atoms.double().log() / 3
-    logarithm = logarithm - size[:, None, None] * torch.eye(3, dtype=torch.float64, device=lattice.device)
-    return logarithm[:, _UPPER[0], _UPPER[1]].to(lattice.dtype)
+    logarithm = logarithm - size[:, None, None] * torch.eye(3, dtype=torch.float64, device=metric.device)
+    return logarithm[:, _UPPER[0], _UPPER[1]]
 
 
 def lattice_of(strain: Tensor, n_atoms: Tensor) -> Tensor:
@@ -134,7 +144,7 @@ def centred(x: Tensor, mask: Tensor) -> Tensor:
     return (x - mean) * there
 
 
-def shortest_paths(start: Tensor, end: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+def shortest_ways(start: Tensor, end: Tensor, numbers: Tensor) -> Tensor:
     """Straight ways on the torus from points to the atoms of crystals, as short as symmetry allows.
 
     Atoms of one element are the same, and a crystal may begin anywhere: the points are dealt out among the atoms of an element
@@ -147,11 +157,11 @@ def shortest_paths(start: Tensor, end: Tensor, numbers: Tensor) -> tuple[Tensor,
         numbers: (B, N) atomic numbers, 0 where there is no atom.
 
     Returns:
-        The points in their new order and the ways, without a drift, from them to the crystal moved somewhere; (B, N, 3) each.
+        (B, N, 3) the way to each atom from its point, without a drift.
     """
     from scipy.optimize import linear_sum_assignment
 
-    mask = numbers > 0
+    mask = numbers != 0
     squared = (wrapped(end[:, :, None] - start[:, None]) ** 2).sum(-1)
     costs = (squared + 100.0 * (numbers[:, :, None] != numbers[:, None])).detach().cpu().numpy()
     order = np.stack([linear_sum_assignment(cost)[1] for cost in costs])
@@ -159,7 +169,7 @@ def shortest_paths(start: Tensor, end: Tensor, numbers: Tensor) -> tuple[Tensor,
     way = wrapped(end - start)
     for _ in range(3):  # the mean way is removed, which may make another image of an atom the nearest
         way = wrapped(centred(way, mask))
-    return start, centred(way, mask)
+    return centred(way, mask)
 
 
 def fourier(displacement: Tensor, frequencies: int) -> Tensor:

@@ -36,12 +36,14 @@ class CrystalGenerator(Model):
         memory: the training set.
         bounds: whether it can be asked for bounds on a property, not for values alone.
         estimates: whether it says what properties its crystals have.
+        symmetric: whether it makes crystals within the symmetry of given ones.
         symprec: Angstrom, within which crystals of the training set are made symmetric; 0 leaves them as they are.
         tolerance: Angstrom, within which crystals that it made are.
         evaluations, guidance: what a crystal takes where the user does not say.
     """
 
     generates: ClassVar[bool] = True
+    symmetric: bool = False
     symprec: float = 0.0
     tolerance: float = 0.0
     evaluations: ClassVar[int]
@@ -128,6 +130,7 @@ class CrystalGenerator(Model):
         guidance: float,
         generator: torch.Generator,
         progress: Progress,
+        templates: Cells | None = None,
     ) -> tuple[Cells, Tensor]:
         """Crystals, as many as ``species`` has rows.
 
@@ -139,6 +142,8 @@ class CrystalGenerator(Model):
             guidance: 1 takes the conditions as learned, more exaggerates them, 0 ignores them.
             generator: of all randomness.
             progress: told how many evaluations have been done.
+            templates: crystals of as many atoms, whose symmetry and sites those sampled shall have; a model that is not
+                ``symmetric`` takes no notice.
 
         Returns:
             The crystals, and the model's own estimate of their properties (B, P); NaN from a model that has none.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from vibronic.crystals.cells import Cells
 from vibronic.crystals.conditioning import EQUAL, Condition
-from vibronic.data.cells import reduced_composition
+from vibronic.data.cells import pattern, reduced_composition
 
 
 class Memory(nn.Module):
@@ -69,6 +69,28 @@ class Memory(nn.Module):
             for k, start, end in ((k, ends[k] - int(self.counts[k]), ends[k]) for k in chosen)
         ]
 
+    def cells(self, rows: Tensor) -> Cells:
+        """Some of the crystals, padded to the largest."""
+        counts = self.counts.long()
+        first, count = (counts.cumsum(0) - counts)[rows], counts[rows]
+        there = torch.arange(int(count.max()), device=count.device) < count[:, None]
+        place = torch.where(there, first[:, None] + torch.arange(there.shape[1], device=count.device), 0)
+        return Cells(self.numbers[place].long() * there, self.fractional[place] * there[..., None], self.lattice[rows])
+
+    def patterns(self) -> list[tuple[int, ...]]:
+        """Of each crystal (see :func:`data.cells.pattern`)."""
+        ends = np.cumsum(self.counts.long().cpu().numpy())
+        return [pattern(one) for one in np.split(self.numbers.cpu().numpy(), ends[:-1])]
+
+    def alone(self) -> frozenset[int]:
+        """Atomic numbers of the elements that form a crystal without any other."""
+        counts = self.counts.long()
+        which = torch.repeat_interleave(torch.arange(len(self), device=counts.device), counts)
+        numbers, none = self.numbers.long(), counts.new_zeros(len(self))
+        least = none.scatter_reduce(0, which, numbers, "amin", include_self=False)
+        most = none.scatter_reduce(0, which, numbers, "amax", include_self=False)
+        return frozenset(least[least == most].tolist())
+
     def column(self, name: str) -> Tensor:
         """(S,) one property of the training set, double precision."""
         return self.values[:, self.properties.index(name)].double().cpu()
@@ -78,27 +100,25 @@ class Memory(nn.Module):
         n: int,
         conditions: Sequence[Condition],
         generator: torch.Generator,
-        n_atoms: int | None = None,
+        among: Tensor | None = None,
         barren: Collection[int] = (),
     ) -> Tensor:
         """(n,) crystals of the training set, as indices, that answer the conditions together: what else a wish leaves open, the
         size of the cell or a value within an interval, is then as likely as it is among these.
 
         Bounds choose the crystals within them, values those near them: weights fall off over a twentieth of the standard
-        deviation, or over more where fewer than 20 crystals would count.
+        deviation, or over more where fewer than 20 crystals would count, or than one in twenty of a small set.
 
         Args:
-            n_atoms: of their cells.
+            among: (S,) which of them there are to choose from, where not all.
             barren: numbers of atoms to pass over, where there are others.
         """
         counts = self.counts.cpu().long()
-        meets = torch.ones(len(self), dtype=torch.bool)
-        if n_atoms is not None:
-            meets = counts == n_atoms
+        meets = among = torch.ones(len(self), dtype=torch.bool) if among is None else among.cpu()
         for one in conditions:
             meets = meets & one.met(self.column(one.name))
         if not meets.any():
-            meets = torch.ones_like(meets)
+            meets = among
         fertile = meets & ~torch.isin(counts, torch.tensor(sorted(barren), dtype=torch.long))
         meets = fertile if fertile.any() else meets
         square = torch.zeros(len(self), dtype=torch.float64)
@@ -106,7 +126,8 @@ class Memory(nn.Module):
             if one.kind == EQUAL:
                 values = self.column(one.name)
                 square += ((values - one.value) / values.std(unbiased=False).clamp(min=1e-12)) ** 2
-        width = square[meets].sort().values[:20].max().sqrt().clamp(min=0.05)
+        least = min(20, max(1, len(self) // 20))
+        width = square[meets].sort().values[:least].max().sqrt().clamp(min=0.05)
         weights = torch.where(meets, torch.exp(-0.5 * square / width**2), 0.0)
         # On the processor, in double precision: of a few weights alone that count, single precision may see none.
         drawn = torch.rand(n, generator=generator, device=generator.device, dtype=torch.float64)

@@ -21,15 +21,17 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from vibronic.core.batch import Batch
 from vibronic.core.errors import VibronicError
-from vibronic.crystals.cells import Cells, centred, lattice_of, metric_of, shortest_paths, strain_of
+from vibronic.crystals.cells import Cells, centred, lattice_of, metric_of, shortest_ways, strain_of, strain_of_metric
 from vibronic.crystals.conditioning import Asked, ConditionEmbedding
 from vibronic.crystals.generator import CLASSES, CrystalGenerator, Progress
 from vibronic.crystals.schedules import flow_times
+from vibronic.crystals.symmetry import Symmetry
 from vibronic.crystals.transformer import CrystalTransformer, Injection, Output
 from vibronic.crystals.validity import composition_validity
 
@@ -62,19 +64,28 @@ unseen crystals is 0.15. A temperature: larger chooses less."""
 Geometry = tuple[Tensor, Tensor]
 """Fractional coordinates (B, N, 3) and standardised lattices (B, 6)."""
 
+_SYMPREC = 0.01  # Angstrom, within which the operations of crystals are found, made symmetric or not
+
 _NARROWEST = 0.02  # spread of a lattice number; a set of cubic crystals has none off the diagonal
 
 
 @dataclass(frozen=True)
 class _Choice:
     """How names are drawn: of ``allowed`` elements, with so much ``guidance`` (at most 1) towards what is ``asked``; ``several`` side by
-    side, of which one is taken by its likelihood to the power of ``strength``."""
+    side, of which one is taken by its likelihood to the power of ``strength``. One element alone is a name only where it is among
+    those ``alone``."""
 
     allowed: Tensor
     asked: Asked
     guidance: float
     strength: float
     several: int
+    alone: frozenset[int]
+
+    def possible(self, numbers: np.ndarray) -> bool:
+        """Whether charges can balance: of atoms of one element they always could, most of which form no crystal."""
+        elements = set(numbers.tolist())
+        return composition_validity(numbers) and (len(elements) > 1 or elements <= self.alone)
 
 
 class CrystalDiffusion(CrystalGenerator):
@@ -93,6 +104,7 @@ class CrystalDiffusion(CrystalGenerator):
             0 leaves them as they are.
         tolerance: Angstrom, within which generated crystals are made symmetric: the flow ends a little off the special positions and
             angles of its training crystals. Not more than the distortions that matter.
+        free: share of the training crystals whose flow is not kept within their symmetry.
     """
 
     kind = "crystal-diffusion"
@@ -129,11 +141,14 @@ class CrystalDiffusion(CrystalGenerator):
         distinct: bool = True,
         symprec: float = 0.01,
         tolerance: float = 0.1,
+        free: float = 0.2,
     ) -> None:
         config = {k: v for k, v in locals().items() if k not in ("self", "targets", "units", "__class__")}
         super().__init__(config, targets, units)
         if not injection or not set(injection) <= {"adaln", "cdi", "cds"}:
             raise VibronicError(f"conditions enter by adaln, cdi, cds or several of them, not {list(injection)}")
+        if not 0 <= free <= 1:
+            raise VibronicError(f"free is a share of the training crystals, at least 0 and at most 1, not {free}")
         if not 0 <= dropout < 1:
             raise VibronicError(f"dropout is a share of the training crystals, at least 0 and below 1, not {dropout}")
         if width % heads or width % 2:
@@ -144,7 +159,8 @@ class CrystalDiffusion(CrystalGenerator):
             if not 0 <= length < 1:
                 raise VibronicError(f"{name} is a length in Angstrom, at least 0 and below 1, not {length}")
         self.dropout, self.guided, self.distinct = dropout, tuple(guided), distinct
-        self.symprec, self.tolerance = symprec, tolerance
+        self.symmetric = free < 1
+        self.symprec, self.tolerance, self.free = symprec, tolerance, free
         self.conditions = ConditionEmbedding(len(targets), width)
         self.network = CrystalTransformer(
             CLASSES, len(targets), width, depth, heads, pair, frequencies, tuple(injection)
@@ -165,24 +181,27 @@ class CrystalDiffusion(CrystalGenerator):
         generator = None if self.training else torch.Generator(device).manual_seed(0)
         asked, weight = self.conditions.draw(values, batch.labels["spacegroup"].long(), self.dropout, generator)
         known, mask = (cells.numbers - 1).clamp(min=0), cells.mask
-        hidden, time = self._stage(mask, generator)
+        kept = torch.rand(len(mask), device=device, generator=generator) >= self.free
+        symmetry = Symmetry.of(cells, max(self.symprec, _SYMPREC), kept)
+        hidden, time = self._stage(mask, symmetry, generator)
         shown = known.masked_fill(hidden, CLASSES)
-        fractional, strain = self._noise(mask, values, generator)
+        moved, strain = self._noise(cells.fractional, (shown + 1) * mask, symmetry, generator)
         gained = self._strain(cells) - strain
-        fractional, moved = shortest_paths(fractional, cells.fractional, (shown + 1) * mask)
-        strain, fractional = strain + time[:, None] * gained, fractional + time[:, None, None] * moved
+        fractional = cells.fractional - (1 - time)[:, None, None] * moved
+        strain = self._keeping(strain + time[:, None] * gained, symmetry, cells.n_atoms)
         out = self._evaluate(shown, mask, time, self.conditions(asked), fractional, strain)
+        out = _symmetric(out, mask, symmetry)
         entropy = torch.nn.functional.cross_entropy(out.species.flatten(0, 1), known.flatten(), reduction="none")
         parts = {
             "species": (entropy.view_as(known) * hidden).sum(1) / hidden.sum(1).clamp(min=1),
-            "coordinates": ((centred(out.coordinates, mask) - moved) ** 2).sum((1, 2)) / (3 * cells.n_atoms),
+            "coordinates": ((out.coordinates - moved) ** 2).sum((1, 2)) / (3 * cells.n_atoms),
             "lattice": ((out.lattice - gained) ** 2).mean(1),
         }
         figures = {name: (weight * part).mean() for name, part in parts.items()}
-        figures["properties"] = self._property_loss(cells, values, generator)
+        figures["properties"] = self._property_loss(cells, symmetry, values, generator)
         return {"loss": sum((WEIGHTS[k] * v for k, v in figures.items()), torch.zeros((), device=device)), **figures}
 
-    def _stage(self, mask: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    def _stage(self, mask: Tensor, symmetry: Symmetry, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         """Hidden atoms (B, N) and time of the flow (B,), as one of the three stages of sampling has them.
 
         SKELETON: all atoms hidden, any time. NAMING: any number hidden, near the end of the flow. SETTLING: none hidden, any
@@ -197,27 +216,48 @@ class CrystalDiffusion(CrystalGenerator):
         count = torch.where(naming, (share * mask.sum(1)).floor() + 1, torch.where(skeleton, mask.shape[1], 0))
         if len(self.elements) == 1:
             return torch.zeros_like(mask), time
-        return _some(mask, count, generator), torch.where(naming, 1 - _NEARLY * time**2, time)
+        return _some(mask, count, symmetry.orbits, generator), torch.where(naming, 1 - _NEARLY * time**2, time)
 
-    def _property_loss(self, cells: Cells, values: Tensor, generator: torch.Generator | None) -> Tensor:
+    def _property_loss(
+        self, cells: Cells, symmetry: Symmetry, values: Tensor, generator: torch.Generator | None
+    ) -> Tensor:
         """Squared error of the standardised properties, of all crystals or, in training, a quarter of the batch.
 
         The geometries are near the end of the flow: the estimate must bear what is generated, which is not quite a crystal.
         """
-        some = slice(0, max(1, len(values) // 4) if self.training else len(values))
-        cells = Cells(cells.numbers[some], cells.fractional[some], cells.lattice[some])
-        fractional, strain = self._noise(cells.mask, values, generator)
-        left = _NEARLY * torch.rand(len(strain), device=values.device, generator=generator)
-        _, way = shortest_paths(fractional, cells.fractional, cells.numbers)
+        some = torch.arange(max(1, len(values) // 4) if self.training else len(values), device=values.device)
+        cells, symmetry = cells[some], symmetry[some]
+        way, strain = self._noise(cells.fractional, cells.numbers, symmetry, generator)
+        left = _NEARLY * torch.rand(len(some), device=values.device, generator=generator)
         fractional = cells.fractional - left[:, None, None] * way
-        strain = torch.lerp(self._strain(cells), strain, left[:, None])
+        strain = self._keeping(torch.lerp(self._strain(cells), strain, left[:, None]), symmetry, cells.n_atoms)
         estimate = self._estimate(cells.numbers, fractional, strain)
         return ((estimate - self.conditions.standardised(values[some])) ** 2).sum() / max(1, estimate.numel())
 
-    def _noise(self, mask: Tensor, like: Tensor, generator: torch.Generator | None) -> Geometry:
-        """Where the flow starts: uniform coordinates (B, N, 3) and a standard normal lattice (B, 6)."""
-        fractional = torch.rand(*mask.shape, 3, device=like.device, dtype=like.dtype, generator=generator)
-        return fractional, torch.randn(len(mask), 6, device=like.device, dtype=like.dtype, generator=generator)
+    def _noise(
+        self, fractional: Tensor, numbers: Tensor, symmetry: Symmetry, generator: torch.Generator | None
+    ) -> Geometry:
+        """The ways (B, N, 3) from noise to the atoms of crystals, within their symmetry, and the lattices of the noise (B, 6).
+
+        Args:
+            fractional: (B, N, 3) where the ways end.
+            numbers: (B, N) kinds of the atoms, hidden ones below 0, 0 where there is none; those of a kind may change places.
+        """
+        mask, free = numbers != 0, symmetry.free
+        way = -symmetry.noise(mask, generator)
+        if free.any():
+            end = fractional[free]
+            way[free] = shortest_ways(end - way[free], end, numbers[free])
+        strain = torch.randn(len(mask), 6, device=way.device, dtype=way.dtype, generator=generator)
+        return way, self._keeping(strain, symmetry, mask.sum(1))
+
+    def _keeping(self, strain: Tensor, symmetry: Symmetry, n_atoms: Tensor) -> Tensor:
+        """Standardised lattices (B, 6) of metric tensors averaged over the operations."""
+        if symmetry.free.all():
+            return strain
+        metric = metric_of((strain * self.spread + self.center).double(), n_atoms)
+        kept = (strain_of_metric(symmetry.metrics(metric), n_atoms).to(strain.dtype) - self.center) / self.spread
+        return torch.where(symmetry.free[:, None], strain, kept)
 
     def _strain(self, cells: Cells) -> Tensor:
         """(B, 6) standardised lattices."""
@@ -246,36 +286,44 @@ class CrystalDiffusion(CrystalGenerator):
         guidance: float,
         generator: torch.Generator,
         progress: Progress,
+        templates: Cells | None = None,
     ) -> tuple[Cells, Tensor]:
         if int(allowed.sum()) == 1:  # of one element there is nothing to choose
             species = torch.where(species < 0, allowed.nonzero()[0] + 1, species)
-        # Guidance up to 1 heeds the conditions as they were learned; beyond, names are also chosen by their likelihood.
+        # Guidance up to 1 heeds the conditions as they were learned; beyond, names are also chosen: those that can be, by how likely
+        # they have the wanted properties.
         heeded = guidance if "species" in self.guided else min(guidance, 1.0)
-        choice = max(0.0, heeded - 1) if asked.kind.any() else 0.0
+        choice = max(0.0, heeded - 1)
         fewest, most = _NAMINGS
         several = min(max(evaluations // 25, fewest), most) if choice and evaluations >= 5 * fewest else 1
-        how = _Choice(allowed, asked, min(heeded, 1.0), choice, several)
+        how = _Choice(allowed, asked, min(heeded, 1.0), choice, several, self.memory.alone())
         steered = guidance if "geometry" in self.guided else min(guidance, 1.0)
-        moves = partial(self._say, self.conditions(asked), guidance=steered)
-        noise = partial(self._noise, species != 0, asked.value, generator)
-        free = species < 0
+        mask, free, like = species != 0, species < 0, self.center
+        if templates is None:
+            symmetry, places = Symmetry.none(mask, like), like.new_zeros(*mask.shape, 3)
+        else:
+            symmetry, places = Symmetry.of(templates, max(self.symprec, _SYMPREC)), templates.fractional
+        condition, n_atoms = self.conditions(asked), mask.sum(1)
+        say = partial(self._say, condition, symmetry, guidance=steered)
+        keeping = partial(self._keeping, symmetry=symmetry, n_atoms=n_atoms)
         asks = 1 if heeded >= 1 and steered == 1 else 2  # with the conditions, and without
         evaluations = max(1, evaluations // asks)
         tell = lambda steps: progress(asks * steps)  # noqa: E731
         skeleton, passes = _budget(evaluations, int(free.sum(1).max()), several)
-        geometry = _flow(partial(moves, species), noise(), flow_times(skeleton), tell)
+        way, strain = self._noise(places, species, symmetry, generator)
+        geometry = _flow(partial(say, species), keeping, (places - way, strain), flow_times(skeleton), tell)
         for share, back, naming, settling in passes:
             if naming:
-                again = _some(free, (share * free.sum(1)).ceil(), generator)
-                species = self._name(how, species, again, geometry, naming, generator, tell)
+                again = _some(free, (share * free.sum(1)).ceil(), symmetry.orbits, generator)
+                species = self._name(how, species, again, geometry, symmetry, naming, generator, tell)
             if not settling:
                 continue
-            start, strain = noise()
-            start, way = shortest_paths(start, geometry[0], species)
-            taken = start + back * way, strain + back * (geometry[1] - strain)
-            geometry = _flow(partial(moves, species), taken, back + (1 - back) * flow_times(settling), tell)
+            way, strain = self._noise(geometry[0], species, symmetry, generator)
+            taken = geometry[0] - (1 - back) * way, keeping(strain + back * (geometry[1] - strain))
+            times = back + (1 - back) * flow_times(settling)
+            geometry = _flow(partial(say, species), keeping, taken, times, tell)
         fractional, strain = geometry
-        lattice = lattice_of(strain * self.spread + self.center, (species != 0).sum(1))
+        lattice = lattice_of(strain * self.spread + self.center, n_atoms)
         cells = Cells(species, fractional % 1, lattice)
         return cells, self.estimate(cells)
 
@@ -290,11 +338,12 @@ class CrystalDiffusion(CrystalGenerator):
         species: Tensor,
         again: Tensor,
         geometry: Geometry,
+        symmetry: Symmetry,
         rounds: int,
         generator: torch.Generator,
         progress: Progress,
     ) -> Tensor:
-        """Kinds (B, N) of the atoms, some of them, ``again`` (B, N), chosen anew on a given geometry.
+        """Kinds (B, N) of the atoms, some of them, ``again`` (B, N), chosen anew on a given geometry, orbit by orbit.
 
         Several names are drawn side by side, each in so many ``rounds``; one of them, or of what the atoms are now, is kept with a
         probability that goes with its likelihood to a power (iterated sampling importance resampling). Names whose charges
@@ -303,13 +352,14 @@ class CrystalDiffusion(CrystalGenerator):
         several = how.several
         geometry = geometry[0].repeat_interleave(several, 0), geometry[1].repeat_interleave(several, 0)
         condition = self.conditions(how.asked).repeat_interleave(several, 0)
-        found = species.masked_fill(again, -1).repeat_interleave(several, 0)
+        found, symmetry = species.masked_fill(again, -1).repeat_interleave(several, 0), symmetry.repeated(several)
         for left in range(rounds, 0, -1):
             hidden = found < 0
-            said = self._say(condition, found, 1.0, geometry, how.guidance)
+            said = self._say(condition, symmetry, found, 1.0, geometry, how.guidance)
             chances = said.species.masked_fill(~how.allowed, -torch.inf).softmax(-1)
             drawn = torch.multinomial(chances.flatten(0, 1), 1, generator=generator).view_as(found) + 1
-            found = torch.where(_some(hidden, (hidden.sum(1) / left).ceil(), generator), drawn, found)
+            drawn = drawn.gather(1, symmetry.orbits)
+            found = torch.where(_some(hidden, (hidden.sum(1) / left).ceil(), symmetry.orbits, generator), drawn, found)
             progress(several)
         if several == 1:
             return found
@@ -319,15 +369,17 @@ class CrystalDiffusion(CrystalGenerator):
         estimate = self._estimate(found.flatten(0, 1), *geometry).unflatten(0, (-1, several))
         progress(several)
         likely = how.strength * self.conditions.log_likelihood(how.asked, estimate, _TRUST)
-        names = [composition_validity(row[row > 0]) for row in found.flatten(0, 1).cpu().numpy()]
+        names = [how.possible(row[row > 0]) for row in found.flatten(0, 1).cpu().numpy()]
         possible = torch.tensor(names, device=found.device).view_as(likely)
         likely = likely.masked_fill(possible.any(1, keepdim=True) & ~possible, -torch.inf)
         chosen = torch.multinomial(likely.softmax(1), 1, generator=generator)
         return found.gather(1, chosen[:, :, None].expand(-1, 1, found.shape[2]))[:, 0]
 
-    def _say(self, condition: Tensor, species: Tensor, time: float, geometry: Geometry, guidance: float) -> Output:
-        """What the network says, by classifier-free guidance: from what it says without a condition towards, and beyond,
-        what it says with it."""
+    def _say(
+        self, condition: Tensor, symmetry: Symmetry, species: Tensor, time: float, geometry: Geometry, guidance: float
+    ) -> Output:
+        """What the network says within a symmetry, by classifier-free guidance: from what it says without a condition towards, and
+        beyond, what it says with it."""
         mask, (fractional, strain) = species != 0, geometry
         classes = torch.where(species < 0, CLASSES, (species - 1).clamp(min=0))
         times = condition.new_full((len(species),), time)
@@ -335,22 +387,38 @@ class CrystalDiffusion(CrystalGenerator):
         if guidance != 1:
             nothing = self._evaluate(classes, mask, times, torch.zeros_like(condition), fractional, strain)
             said = Output(*(torch.lerp(n, a, guidance) for n, a in zip(nothing, said, strict=True)))
-        return said._replace(coordinates=centred(said.coordinates, mask))
+        return _symmetric(said, mask, symmetry)
 
 
-def _flow(say: Callable[[float, Geometry], Output], geometry: Geometry, times: Tensor, progress: Progress) -> Geometry:
-    """Move a geometry along its velocities, in straight steps."""
+def _symmetric(said: Output, mask: Tensor, symmetry: Symmetry) -> Output:
+    """The part of what a network says that keeps the symmetry, and the centre of the crystal."""
+    coordinates = centred(said.coordinates, mask)
+    if symmetry.free.all():
+        return said._replace(coordinates=coordinates)
+    return said._replace(species=symmetry.kinds(said.species), coordinates=symmetry.displacements(coordinates))
+
+
+def _flow(
+    say: Callable[[float, Geometry], Output],
+    keeping: Callable[[Tensor], Tensor],
+    geometry: Geometry,
+    times: Tensor,
+    progress: Progress,
+) -> Geometry:
+    """Move a geometry along its velocities, in straight steps, after each of which its lattice is brought to ``keeping`` the
+    symmetry."""
     for start, end in itertools.pairwise(times.tolist()):
-        said = say(start, geometry)
-        geometry = geometry[0] + (end - start) * said.coordinates, geometry[1] + (end - start) * said.lattice
+        said, step = say(start, geometry), end - start
+        geometry = geometry[0] + step * said.coordinates, keeping(geometry[1] + step * said.lattice)
         progress(1)
     return geometry
 
 
-def _some(of: Tensor, count: Tensor, generator: torch.Generator | None) -> Tensor:
-    """(B, N) some of the atoms in ``of`` (B, N) at random, ``count`` (B,) of each crystal's."""
-    order = torch.rand(of.shape, device=of.device, generator=generator).masked_fill(~of, 2)
-    return of & (order.argsort(1).argsort(1) < count[:, None])
+def _some(of: Tensor, count: Tensor, orbits: Tensor, generator: torch.Generator | None) -> Tensor:
+    """(B, N) some of the atoms in ``of`` (B, N) at random, ``count`` (B,) of each crystal's, or as many more as whole orbits take."""
+    order = torch.rand(of.shape, device=of.device, generator=generator).gather(1, orbits).masked_fill(~of, 2)
+    before = (order[:, None] < order[:, :, None]).sum(-1)
+    return of & (before < count[:, None])
 
 
 def _budget(evaluations: int, hidden: int, several: int) -> tuple[int, list[tuple[float, float, int, int]]]:

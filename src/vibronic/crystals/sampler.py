@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 import math
-import re
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import torch
 from ase import Atoms
-from ase.data import atomic_numbers
-from ase.formula import Formula
-from torch import Tensor
 
 from vibronic.core.batch import Batch
 from vibronic.core.errors import VibronicError
-from vibronic.crystals.cells import Cells, padded
+from vibronic.crystals.candidates import Candidates, Request, estimated
+from vibronic.crystals.cells import Cells
 from vibronic.crystals.conditioning import (
     AT_LEAST,
     AT_MOST,
     BETWEEN,
     EQUAL,
-    NOTHING,
-    Asked,
     Condition,
     beyond,
     merged,
@@ -35,50 +28,15 @@ from vibronic.crystals.conditioning import (
 from vibronic.crystals.generator import CrystalGenerator
 from vibronic.crystals.matching import Known, quiet, space_group
 from vibronic.crystals.validity import composition_validity, structural_validity
-from vibronic.data.cells import Composition, reduced_composition, symmetrised
-
-Keep = Literal["new", "valid", "all"]
+from vibronic.data.cells import Composition, reduced_composition
 
 BEST = 0.05
 """Share of the training set that counts as its best."""
 
 TRIES = 20
-"""Candidates for each crystal asked for, before fewer are delivered; and of a size of which nothing was new, before it is left."""
+"""Candidates for each crystal asked for, before fewer are delivered."""
 
 _BATCH = 256
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is asked of a generator.
-
-    Attributes:
-        conditions: on properties.
-        best: name of a property of which the best are wanted.
-        highest: whether the best is the highest, not the lowest.
-        composition: formula of one cell, for structure prediction.
-        system: elements that crystals may hold.
-        n_atoms: in a cell.
-        spacegroup: international number.
-        guidance: see :meth:`CrystalGenerator.sample`.
-        evaluations: of the network for each crystal.
-        tolerance: Angstrom, within which crystals are made symmetric; the model's where it is None.
-        keep: new (valid, no duplicates, not in the training set), valid, or all candidates as they come.
-        choice: crystals worth keeping among which each of those that answer best, by the model's own estimate, is chosen.
-    """
-
-    conditions: tuple[Condition, ...] = ()
-    best: str | None = None
-    highest: bool = False
-    composition: str | None = None
-    system: tuple[str, ...] = ()
-    n_atoms: int | None = None
-    spacegroup: int = 0
-    guidance: float = 1.0
-    evaluations: int | None = None
-    tolerance: float | None = None
-    keep: Keep = "new"
-    choice: int = 1
 
 
 @dataclass
@@ -113,7 +71,7 @@ def generate(
 
     Args:
         progress: told how many candidates, or what share of one, have been sampled since it was told last.
-        delivered: told how many of the ``n`` there are.
+        delivered: told how many of the ``n`` there are, first when the request is accepted.
 
     Raises:
         VibronicError: the request names what the model does not know.
@@ -123,7 +81,7 @@ def generate(
     if request.choice < 1:
         raise VibronicError(f"--choice is a number of crystals to choose from, at least 1, not {request.choice}")
     conditions, remarks = _conditions(model, request)
-    draw = _Candidates(model, request, conditions, seed)
+    draw = Candidates(model, request, conditions, seed)
     tests = _tests(model, request, conditions, draw.system)
     if not model.estimates and any(c.kind == BETWEEN for c in conditions):
         remarks.append("the model gives no estimates: values within the interval are asked for, and nothing is checked")
@@ -136,6 +94,7 @@ def generate(
     passed = dict.fromkeys(tests, 0)
     seen, known = Known(), _Trained(model)
     seconds = {"sampling": 0.0, "checking": 0.0}
+    delivered(0)
     while len(kept) < wanted and len(found) < TRIES * n:
         few = wanted - len(kept)
         if request.keep != "all":  # some will not be worth keeping, about as many as so far
@@ -165,13 +124,28 @@ def generate(
     crystals = [found[k] for k in kept[:n]]
     for k, atoms in enumerate(crystals):
         atoms.info = {"id": f"{seed}-{k}", "seed": seed, **atoms.info}
-        if far := _far(model, conditions):
-            atoms.info["off"] = float(f"{sum(of(atoms.info) for of in far):.4g}")
+    _say_off(crystals, _far(model, conditions))
     if n < len(kept) < wanted:
         remarks.append(f"each was chosen of {len(kept) / n:.1f}, not of {request.choice}: no more were worth keeping")
     if 0 < len(crystals) < n:
         remarks.append(f"{len(crystals)} of {n} crystals were found among {len(found)} candidates")
     return Generated(crystals, counts, passed, remarks, seconds)
+
+
+def judge(model: CrystalGenerator, request: Request, crystals: list[Atoms]) -> None:
+    """Say anew in ``info`` what :func:`generate` said of crystals that have been changed since, as by relaxing."""
+    batch = Batch.collate([Batch.from_atoms(atoms, 0.0) for atoms in crystals])
+    device = next(model.parameters()).device
+    estimates = model.estimate(Cells.from_batch(batch.to(device, torch.get_default_dtype())))
+    for atoms, values in zip(crystals, estimates.tolist(), strict=True):
+        atoms.info |= estimated(model.memory.properties, values)
+    _judge(crystals, [], Known(), _Trained(model))
+    _say_off(crystals, _far(model, _conditions(model, request)[0]))
+
+
+def _say_off(crystals: list[Atoms], far: list[Callable[[dict[str, Any]], float]]) -> None:
+    for atoms in crystals if far else ():
+        atoms.info["off"] = float(f"{sum(of(atoms.info) for of in far):.4g}")
 
 
 def _far(model: CrystalGenerator, conditions: Sequence[Condition]) -> list[Callable[[dict[str, Any]], float]]:
@@ -248,150 +222,6 @@ class _Trained:
             return self.known.find(atoms, []) is not None
 
 
-class _Candidates:
-    """Draws candidates, the same ones for the same request and seed."""
-
-    def __init__(self, model: CrystalGenerator, request: Request, conditions: Sequence[Condition], seed: int) -> None:
-        self.model, self.request, self.conditions = model, request, conditions
-        self.device = next(model.parameters()).device
-        self.generator = torch.Generator(self.device).manual_seed(seed)
-        self.evaluations = model.evaluations if request.evaluations is None else request.evaluations
-        if self.evaluations < 1:
-            raise VibronicError(f"a crystal takes at least 1 evaluation, not {self.evaluations}")
-        self.tolerance = model.tolerance if request.tolerance is None else request.tolerance
-        if not 0 <= self.tolerance < 1:
-            raise VibronicError(f"the tolerance is a length in Angstrom, at least 0 and below 1, not {self.tolerance}")
-        if not 0 <= request.guidance < 100:
-            raise VibronicError(f"the guidance is between 0 and 100, not {request.guidance}")
-        self.composition = None if request.composition is None else _numbers(request.composition)
-        self.system = sorted({z for symbol in request.system for z in _numbers(symbol)})
-        self.tried: dict[int, int | None] = {}  # until there was something new
-        self.wishes: dict[str, Any] = {c.name: c.value if c.kind == EQUAL else c.wish for c in conditions}
-        asked = {"composition": request.composition, "system": "-".join(request.system), "n_atoms": request.n_atoms}
-        self.wishes |= {k: v for k, v in {**asked, "spacegroup": request.spacegroup}.items() if v}
-        self._check()
-        self.allowed = model.allowed(self.system or None)
-        model.check(self._drawn(1)[1], request.guidance)
-        self.generator.manual_seed(seed)  # as if that draw had not been
-
-    def _check(self) -> None:
-        """Refuse sizes, elements and space groups that the training set did not hold."""
-        model, request = self.model, self.request
-        model.check_elements(torch.tensor([*(self.composition or []), *self.system], dtype=torch.long))
-        if self.composition and (request.system or request.n_atoms not in (None, len(self.composition))):
-            raise VibronicError(
-                f"the composition {request.composition} already says which atoms a cell holds, and that they are "
-                f"{len(self.composition)}; leave out the chemical system and the number of atoms, or write the whole cell"
-            )
-        counts = model.memory.counts
-        size = len(self.composition) if self.composition else request.n_atoms
-        low, high = int(counts.min()), int(counts.max())
-        if size is not None and not low <= size <= high:
-            known = f"{low} to {high}" if high > low else f"{low}"
-            raise VibronicError(f"the model knows cells of {known} atoms, not of {size}")
-        if len(self.system) > (most := size or high):
-            raise VibronicError(
-                f"{len(self.system)} elements do not fit into a cell of {most} atoms, the most there are"
-            )
-        groups = model.memory.spacegroups
-        if request.spacegroup and not (groups == request.spacegroup).any():
-            seen, often = groups.unique(return_counts=True)
-            common = seen[often.argsort(descending=True)][:5].tolist()
-            raise VibronicError(
-                f"the training set has no crystal of space group {request.spacegroup}; its most common ones are "
-                f"{', '.join(map(str, common))}"
-            )
-
-    def _drawn(self, n: int) -> tuple[list[list[int]], Asked]:
-        """Atomic numbers of each cell, -1 where the model is to choose, and what is asked of it; what the request leaves open is taken from
-        training crystals that answer it."""
-        memory, size = self.model.memory, self.request.n_atoms
-        seen = [c.seen(memory.column(c.name)) for c in self.conditions]
-        barren = [atoms for atoms, tries in self.tried.items() if tries is not None and tries >= TRIES]
-        rows = memory.draw(n, seen, self.generator, size, barren)
-        value, kind = torch.zeros(n, len(memory.properties)), torch.full((n, len(memory.properties)), NOTHING)
-        for one in seen:
-            k = memory.properties.index(one.name)
-            value[:, k], kind[:, k] = one.value, one.kind
-            if one.kind == BETWEEN:
-                value[:, k], kind[:, k] = memory.column(one.name)[rows].float(), EQUAL
-        asked = Asked(
-            value.to(self.device), kind.to(self.device), torch.full((n,), self.request.spacegroup, device=self.device)
-        )
-        if self.composition:
-            return [self.composition] * n, asked
-        sizes = [size] * n if size else memory.counts[rows.to(memory.counts.device)].tolist()
-        return [[-1] * count for count in sizes], asked
-
-    def learn(self, size: int, new: bool) -> None:
-        """Sizes of which nothing is new after some tries are left: of two atoms of carbon there is nothing but diamond."""
-        tries = self.tried.get(size, 0)
-        if self.request.keep == "new" and tries is not None:
-            self.tried[size] = None if new else tries + 1
-
-    def _symmetrised(self, crystals: list[Atoms], estimates: Tensor) -> list[Atoms]:
-        """Crystals made symmetric, in their reduced cells, and their ``estimates`` (B, P) with them; those stay that are no crystals or
-        would have fewer atoms."""
-        found, changed = list(crystals), []
-        for k, atoms in enumerate(crystals if self.tolerance else ()):
-            with suppress(VibronicError, ValueError, RuntimeError, np.linalg.LinAlgError):  # no volume, no numbers
-                one = symmetrised(atoms, self.tolerance)
-                if len(one) == len(atoms) and structural_validity(one):
-                    found[k] = one
-                    changed.append(k)
-        if changed:
-            batch = Batch.collate([Batch.from_atoms(found[k], 0.0) for k in changed])
-            estimates[changed] = self.model.estimate(Cells.from_batch(batch.to(self.device, estimates.dtype)))
-        return found
-
-    def __call__(self, n: int, progress: Callable[[float], None]) -> list[Atoms]:
-        """``n`` candidates, with what was asked and the model's estimates in ``info``."""
-        cells, asked = self._drawn(n)
-        species = padded(cells)
-        found: list[Atoms | None] = [None] * n
-
-        def sampled(rows: int, evaluations: int) -> None:
-            progress(rows * evaluations / self.evaluations)
-
-        # Cells of one size side by side, so that none is padded for nothing.
-        for rows in (species != 0).sum(1).argsort(stable=True).split(128):
-            part = species[rows][:, : int((species[rows] != 0).sum(1).max())]
-            crystals, estimates = self.model.sample(
-                part.to(self.device),
-                self.allowed.to(self.device),
-                Asked(*(wish[rows.to(self.device)] for wish in (asked.value, asked.kind, asked.spacegroup))),
-                self.evaluations,
-                self.request.guidance,
-                self.generator,
-                partial(sampled, len(rows)),
-            )
-            made = self._symmetrised(crystals.to_atoms(), estimates)
-            for row, atoms, values in zip(rows.tolist(), made, estimates.tolist(), strict=True):
-                names = [f"{name}_estimate" for name in self.model.memory.properties]
-                atoms.info = {f"{name}_asked": what for name, what in self.wishes.items()}
-                atoms.info |= {f: float(f"{v:.6g}") for f, v in zip(names, values, strict=True) if not math.isnan(v)}
-                found[row] = atoms
-        return [atoms for atoms in found if atoms is not None]
-
-
-def _numbers(formula: str) -> list[int]:
-    """Atomic numbers of a formula's atoms.
-
-    Raises:
-        VibronicError: it is no formula.
-    """
-    try:
-        found = [atomic_numbers[symbol] for symbol, count in Formula(formula).count().items() for _ in range(count)]
-    except (ValueError, KeyError):
-        found = []
-    if found and re.search(r"(?<!\d)0", formula):
-        raise VibronicError(f"'{formula}' counts from zero; is the letter O meant?")
-    if not found:
-        what = "element" if re.fullmatch("[A-Z][a-z]?", formula) else "chemical formula; write it as SrTiO3 or Sr2Ti2O6"
-        raise VibronicError(f"'{formula}' is no {what}")
-    return found
-
-
 def _judge(fresh: list[Atoms], before: list[Atoms], seen: Known, trained: _Trained) -> None:
     """Say in ``info`` which new candidates are valid, which are the first of their kind among all valid ones so far (those of
     ``before`` are in ``seen``), and which are of a kind that the training set does not hold."""
@@ -399,6 +229,7 @@ def _judge(fresh: list[Atoms], before: list[Atoms], seen: Known, trained: _Train
         sound = structural_validity(atoms)
         atoms.info["valid"] = sound and composition_validity(atoms.numbers)
         atoms.info["unique"] = atoms.info["novel"] = False
+        atoms.info.pop("spacegroup", None)
         if sound:
             atoms.info["spacegroup"] = space_group(atoms) or 1
     trained.file([atoms for atoms in fresh if atoms.info["valid"]])

@@ -14,10 +14,11 @@ import torch
 from ase import Atoms
 
 from vibronic.core.errors import VibronicError
+from vibronic.crystals.candidates import Request
 from vibronic.crystals.conditioning import EQUAL, NOTHING, Asked, Condition
 from vibronic.crystals.generator import CrystalGenerator
 from vibronic.crystals.metrics import bootstrap, evaluate
-from vibronic.crystals.sampler import Request, generate
+from vibronic.crystals.sampler import generate
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 """Of the training values of the first property, which crystals are asked for."""

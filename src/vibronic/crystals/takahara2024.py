@@ -255,6 +255,7 @@ class CrystalDiffusion2024(CrystalGenerator):
         guidance: float,
         generator: torch.Generator,
         progress: Progress,
+        templates: Cells | None = None,
     ) -> tuple[Cells, Tensor]:
         self.check(asked, guidance)
         mask, given = species != 0, species > 0

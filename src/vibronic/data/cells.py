@@ -162,3 +162,8 @@ def reduced_composition(numbers: Iterable[int]) -> Composition:
     counts = Counter(int(z) for z in numbers)
     share = math.gcd(*counts.values()) or 1
     return tuple(sorted((element, count // share) for element, count in counts.items()))
+
+
+def pattern(numbers: Iterable[int]) -> tuple[int, ...]:
+    """How many atoms each element has, in falling order: (3, 1, 1) of a cell of SrTiO3."""
+    return tuple(sorted(Counter(int(z) for z in numbers).values(), reverse=True))

@@ -78,6 +78,8 @@ def read_structures(path: Path | str, check: bool = True) -> list[Atoms]:
         raise VibronicError(f"{path} is in no format that ASE recognises; use CIF, POSCAR or extxyz") from error
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else "its reader gives no reason"
+        if reason.startswith("Can't read from"):  # of formats that ASE writes only
+            raise VibronicError(f"{path} is in no format that ASE reads; use CIF, POSCAR or extxyz") from error
         if isinstance(error, KeyError) and str(error.args[0]).isalpha() and len(error.args[0]) < 4:
             raise VibronicError(f"{path} has an atom of unknown element {reason}") from error
         raise VibronicError(
@@ -429,11 +431,12 @@ def in_batches(
 def describe(structures: Sequence[Atoms]) -> Mapping[str, object]:
     """What a set holds: counts, formulas and labels with units."""
     names = [n for n in TARGETS if label_of(structures[0], n) is not None]
+    formulas = sorted({a.get_chemical_formula("metal" if a.pbc.any() else "hill", empirical=True) for a in structures})
     return {
         "structures": len(structures),
         "atoms": [min(map(len, structures)), max(map(len, structures))],
         "elements": [chemical_symbols[z] for z in sorted({z for a in structures for z in a.numbers.tolist()})],
-        "formulas": sorted({a.get_chemical_formula(empirical=True) for a in structures})[:10],
+        "formulas": [*formulas[:10], *(["..."] if len(formulas) > 10 else [])],
         "labels": {n: TARGETS[n].unit for n in names},
         "methods": sorted({str(a.info["method"]) for a in structures if "method" in a.info}),
     }

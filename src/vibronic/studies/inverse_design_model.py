@@ -15,10 +15,11 @@ from ase import Atoms
 
 from vibronic.core.provenance import write_json
 from vibronic.core.targets import TARGETS
+from vibronic.crystals.candidates import Request
 from vibronic.crystals.conditioning import EQUAL, Condition
 from vibronic.crystals.generator import CrystalGenerator
 from vibronic.crystals.metrics import reached_by, successes
-from vibronic.crystals.sampler import Request, generate
+from vibronic.crystals.sampler import generate
 from vibronic.crystals.validity import composition_validity, structural_validity
 from vibronic.data.cdvae import SETS
 from vibronic.data.dataset import GraphData, describe, write_structures

@@ -15,10 +15,12 @@ from vibronic.verbs.common import say
 
 if TYPE_CHECKING:
     from ase import Atoms
+    from ase.calculators.calculator import Calculator
 
     from vibronic.core.model import Model
+    from vibronic.crystals.candidates import Keep, Request
     from vibronic.crystals.generator import CrystalGenerator
-    from vibronic.crystals.sampler import Generated, Keep, Request
+    from vibronic.crystals.sampler import Generated
 
 
 def generate(
@@ -30,6 +32,7 @@ def generate(
     system: list[str] | None = None,
     atoms: int | None = None,
     spacegroup: int = 0,
+    free: bool = False,
     guidance: float | None = None,
     evaluations: int | None = None,
     tolerance: float | None = None,
@@ -61,6 +64,8 @@ def generate(
         system: elements that every crystal must hold, and no others.
         atoms: in a cell.
         spacegroup: international number that crystals must have.
+        free: place atoms freely. Else each crystal has the symmetry and the sites of a training crystal, and elements, lattice and
+            what coordinates these leave open are new.
         guidance: 1 takes conditions as learned, more exaggerates them; what suits the model where none is given.
         evaluations: of the network for each crystal; more are slower and finer.
         tolerance: Angstrom within which crystals are made exactly symmetric, 0 to leave them as they come; what suits the model
@@ -68,8 +73,8 @@ def generate(
         keep: new (valid, once each, not in the training set), valid, or all candidates as they come.
         choice: crystals worth keeping from which each one delivered is chosen, by the model's own estimate of what was asked
             for (values and --best); 1 takes them as they come, in which guidance has chosen already. No choice with --keep all.
-        relax: engine that relaxes positions and cell of every crystal (see 'vibronic doctor'); what is said of validity, novelty and
-            estimates is of the crystal before.
+        relax: engine that relaxes positions and cell of every crystal (see 'vibronic doctor'); validity, novelty, space group and
+            estimates are then of the relaxed crystal, which may be a known one.
         cifs: folder for a CIF of every crystal; those of an earlier run with the same seed are replaced.
         device: auto, cpu, cuda, ...
         out: file, extxyz.
@@ -82,7 +87,9 @@ def generate(
 
     from vibronic.crystals import stability
     from vibronic.crystals.generator import CrystalGenerator
+    from vibronic.crystals.sampler import judge
     from vibronic.data.dataset import write_structures
+    from vibronic.labelling.engines import engine
     from vibronic.learning import store
 
     if out.suffix not in (".extxyz", ".xyz") or out.is_dir():
@@ -94,8 +101,21 @@ def generate(
     if not isinstance(network, CrystalGenerator):
         raise VibronicError(f"{model} is a {network.kind}, which predicts and makes no crystals; see 'vibronic models'")
     request = _request(
-        network, condition, best, composition, system, atoms, spacegroup, guidance, evaluations, tolerance, keep, choice
+        network,
+        condition,
+        best,
+        composition,
+        system,
+        atoms,
+        spacegroup,
+        free,
+        guidance,
+        evaluations,
+        tolerance,
+        keep,
+        choice,
     )
+    calculator = engine(relax).calculator() if relax is not None else None
     table, counts = out.with_suffix(".csv"), out.with_suffix(".json")
     config = {"model": model, "n": n, **asdict(request), "relax": relax, "device": device}
     config["conditions"] = condition
@@ -104,10 +124,9 @@ def generate(
         out, "generate", config, seed, reads=reads, writes=[table, counts, *([cifs] if cifs else [])]
     ) as record:
         start = time.perf_counter()
-        say(f"{model}: {request.evaluations} evaluations for each candidate")
-        if out.exists():
-            say(f"{out} is there already and will be replaced")
-        made = _sampled(network, request, n, seed)
+        first = [f"{model}: {request.evaluations} evaluations for each candidate"]
+        first += [f"{out} is there already and will be replaced"] if out.exists() else []
+        made = _sampled(network, request, n, seed, first)
         for remark in made.remarks:
             say(remark)
         if not made.crystals:
@@ -116,8 +135,11 @@ def generate(
         units = {t.name: t.unit for t in network.targets}
         for crystal in crystals:
             crystal.info["units"] = ", ".join(f"{name}: {unit}" for name, unit in units.items())
-        if relax is not None:
-            crystals = _relaxed(crystals, relax)
+        if calculator is not None:
+            crystals = _relaxed(crystals, calculator, f"{relax}")
+            judge(network, request, crystals)
+            fresh = sum(a.info["valid"] and a.info["unique"] and a.info["novel"] for a in crystals)
+            say(f"{fresh} of {len(crystals)} are valid, different and new as they are now")
             units |= stability.UNITS
         write_structures(out, crystals)
         _write_table(table, crystals, units)
@@ -146,8 +168,8 @@ def generate(
     return out
 
 
-def _sampled(network: CrystalGenerator, request: Request, n: int, seed: int) -> Generated:
-    """Crystals, with a bar where somebody looks."""
+def _sampled(network: CrystalGenerator, request: Request, n: int, seed: int, first: list[str]) -> Generated:
+    """Crystals, with a bar where somebody looks; ``first`` is said once the request is accepted."""
     from rich.console import Console
     from rich.progress import Progress, TextColumn
 
@@ -157,9 +179,13 @@ def _sampled(network: CrystalGenerator, request: Request, n: int, seed: int) -> 
     columns = TextColumn("Generating: {task.fields[there]} of " + f"{n} crystals, " + "{task.completed:.0f} candidates")
     with Progress(columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("Generating", total=None, there=0)
-        return sample(
-            network, request, n, seed, partial(bar.advance, task), lambda there: bar.update(task, there=there)
-        )
+
+        def delivered(there: int) -> None:
+            while first:
+                say(first.pop(0))
+            bar.update(task, there=there)
+
+        return sample(network, request, n, seed, partial(bar.advance, task), delivered)
 
 
 def _nothing(made: Generated) -> str:
@@ -253,6 +279,7 @@ def _request(
     system: list[str] | None,
     atoms: int | None,
     spacegroup: int,
+    free: bool,
     guidance: float | None,
     evaluations: int | None,
     tolerance: float | None,
@@ -260,8 +287,8 @@ def _request(
     choice: int,
 ) -> Request:
     """What was typed, as the sampler takes it."""
+    from vibronic.crystals.candidates import Request
     from vibronic.crystals.conditioning import SPACE_GROUPS, Condition
-    from vibronic.crystals.sampler import Request
 
     name, _, direction = (best or "").partition(":")
     if direction not in ("", "lowest", "highest"):
@@ -276,6 +303,7 @@ def _request(
         system=tuple(symbol for part in system or () for symbol in part.split("-")),
         n_atoms=atoms,
         spacegroup=spacegroup,
+        free=free,
         guidance=network.guidance if guidance is None else guidance,
         evaluations=network.evaluations if evaluations is None else evaluations,
         tolerance=network.tolerance if tolerance is None else tolerance,
@@ -284,14 +312,13 @@ def _request(
     )
 
 
-def _relaxed(crystals: Sequence[Atoms], engine: str) -> list[Atoms]:
+def _relaxed(crystals: Sequence[Atoms], calculator: Calculator, engine: str) -> list[Atoms]:
     """Crystals relaxed by an engine, what came of it in ``info``; those that fail stay as they are and say why."""
     from statistics import mean
 
     from vibronic.crystals.stability import relaxed
-    from vibronic.labelling.engines import engine as named
 
-    found = relaxed(crystals, named(engine).calculator())
+    found = relaxed(crystals, calculator)
     for atoms, row in found:
         atoms.info |= {name: value for name, value in row.items() if value is not None}
     moved = [row for _, row in found if row["relax_error"] is None]

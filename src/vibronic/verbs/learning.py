@@ -294,13 +294,23 @@ def models(name: str | None = None) -> list[dict[str, Any]]:
     if name is not None:
         return [_told(name, *store.load(name), console)]
     rows = [_described(name, *store.load(name)) for name in store.shipped()]
-    shown = [[r["name"], "\n".join(r["targets"]), r["trained_on"], "\n".join(r["errors"])] for r in rows]
-    console.print(_table(("shipped", "predicts or makes", "trained on", "error on unseen ones"), shown))
+    shown = [[r["name"], "\n".join(_with_errors(r)), r["trained_on"]] for r in rows]
+    console.print(_table(("shipped", "predicts or makes, and the error on unseen ones", "trained on"), shown))
     console.print("'vibronic models NAME' tells all of one.\n", markup=False)
     trained = get_args(get_type_hints(train)["kind"])
     kinds = [[kind, what] for kind, (_, _, what) in store.MODELS.items() if kind in trained]
     console.print(_table(("kind to train", "what it is"), kinds))
     return rows
+
+
+def _with_errors(row: dict[str, Any]) -> list[str]:
+    """The targets of a model, below each its error, and what other errors there are."""
+    errors = {error.split()[0]: error.split(maxsplit=1)[1] for error in row["errors"]}
+    lines = []
+    for target in row["targets"]:
+        own = errors.pop(f"mae_{target.split()[0]}", None)
+        lines += [target, *([f"  mae {own}"] if own else [])]
+    return [*lines, *(f"{score} {error}" for score, error in errors.items())]
 
 
 def _described(name: str, network: Model, card: Card) -> dict[str, Any]:

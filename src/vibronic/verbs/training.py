@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 FRACTIONS = (0.8, 0.1, 0.1)
 """Training, validation and test part of a data set."""
 
+_FEW = 50  # crystals to learn from
+
 
 def train(
     kind: Literal["painn", "cgcnn", "ridge", "qdf", "qdf2020", "qdf-density", "crystal-diffusion"],
@@ -91,6 +93,8 @@ def train(
         raise VibronicError(
             f"--fractions are shares for training (more than 0), validation and test, of a sum up to 1, not {fractions}"
         )
+    if not validation and not test and sum(fractions) < 1 - 1e-9:
+        say(f"--fractions add up to {sum(fractions):g}: the rest of {data} is not used")
     steps = [f"training.{name}" for name, value in asdict(training).items() if value != getattr(Training(), name)]
     steps += ["devices"] if devices > 1 else []
     name: str = kind
@@ -132,7 +136,7 @@ def train(
         fitted, chosen, scored = _parts(network, data, frames, validation, test, fractions, seed)
         say(f"structures: {len(fitted)} to fit, {len(chosen)} to validate, {len(scored)} to score")
         if network.generates:
-            _say_constant(network, fitted)
+            _say_labels(network, fitted)
         if chosen and len(chosen) < 9 and not network.generates:
             say("fewer than 9 structures to validate: predictions will have no 90 % intervals")
         if scored and len(scored) < 5:
@@ -300,7 +304,10 @@ def _parts(
             if missing and not all_of_them:
                 left[k] = missing[0]
             else:
-                labels_of(one, network.labels, f"{file}, structure {k}")
+                try:
+                    labels_of(one, network.labels)
+                except VibronicError:
+                    labels_of(one, network.labels, sources.place(file, k))  # says the same of the file
                 found.append(one)
         if not found:  # says what there is instead
             labels_of(network.labelled(structures[0]), network.labels, f"{file}, structure 0")
@@ -338,14 +345,22 @@ def _parts(
     return fitted, chosen, scored
 
 
-def _say_constant(network: Model, fitted: list[Atoms]) -> None:
-    """Properties that are the same in all crystals, of which nothing can be asked."""
+def _say_labels(network: Model, fitted: list[Atoms]) -> None:
+    """Ranges of the properties that can be asked for, so that a faulty value is seen; and that there is little to learn from."""
+    import numpy as np
+
     from vibronic.data.dataset import label_of
 
+    if len(fitted) < _FEW:
+        say(f"{len(fitted)} crystals are few to learn from: what is made will differ little from them")
     for t in network.targets:
-        values = {label_of(atoms, t.name) for atoms in fitted}
-        if len(values) == 1:
-            say(f"{t.name} is {values.pop():g} in every crystal to learn: asking for it will change nothing")
+        values = np.array([label_of(atoms, t.name) for atoms in fitted], dtype=float)
+        low, first, third, high = np.quantile(values, [0, 0.25, 0.75, 1])
+        unit = f" {t.unit}" if t.unit != "1" else ""
+        if low == high:
+            say(f"{t.name} is {low:g} in every crystal to learn: asking for it will change nothing")
+        else:
+            say(f"{t.name} is {low:.4g} to {high:.4g}{unit}, of half of the crystals {first:.4g} to {third:.4g}")
 
 
 def _fit(

@@ -1,0 +1,224 @@
+"""What its space group leaves free in a crystal."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk
+from ase.spacegroup import crystal
+
+from vibronic.core.batch import Batch
+from vibronic.core.errors import VibronicError
+from vibronic.crystals import symmetry as module
+from vibronic.crystals.candidates import Request
+from vibronic.crystals.cells import Cells, lattice_of, metric_of, strain_of
+from vibronic.crystals.conditioning import EQUAL, Asked
+from vibronic.crystals.generator import CrystalGenerator
+from vibronic.crystals.matching import space_group
+from vibronic.crystals.model import CrystalDiffusion, _some
+from vibronic.crystals.sampler import generate
+from vibronic.crystals.symmetry import Symmetry
+from vibronic.data.cells import reduced
+
+RUTILE = crystal(["Ti", "O"], [(0, 0, 0), (0.305, 0.305, 0)], spacegroup=136, cellpar=[4.59, 4.59, 2.96, 90, 90, 90])
+WURTZITE = bulk("ZnO", "wurtzite", a=3.25, c=5.2)
+CALCITE = crystal(
+    ["Ca", "C", "O"],
+    [(0, 0, 0), (0, 0, 0.25), (0.257, 0, 0.25)],
+    spacegroup=167,
+    cellpar=[4.99, 4.99, 17.06, 90, 90, 120],
+    primitive_cell=True,
+)
+OLIVINE = crystal(
+    ["Mg", "Mg", "Si", "O", "O", "O"],
+    [(0, 0, 0), (0.277, 0.25, 0.99), (0.094, 0.25, 0.426), (0.092, 0.25, 0.766), (0.447, 0.25, 0.221), (0.163, 0.03, 0.277)],
+    spacegroup=62,
+    cellpar=[10.2, 5.98, 4.75, 90, 90, 90],
+)  # fmt: skip
+FREE = [  # crystal, space group, free coordinates, free components of the metric: from the tables of Wyckoff positions
+    (bulk("NaCl", "rocksalt", a=5.64), 225, 0, 1),
+    (bulk("Si", "diamond", a=5.43), 227, 0, 1),
+    (RUTILE, 136, 1, 2),
+    (WURTZITE, 186, 2, 2),
+    (CALCITE, 167, 1, 2),
+    (OLIVINE, 62, 2 + 2 + 2 + 2 + 3, 3),
+]
+
+
+def cells_of(*crystals: Atoms) -> Cells:
+    return Cells.from_batch(Batch.collate([Batch.from_atoms(reduced(a), 0.0) for a in crystals]))
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.mark.parametrize(("atoms", "group", "coordinates", "components"), FREE, ids=lambda x: str(x)[:20])
+def test_as_many_directions_are_free_as_the_tables_say(
+    atoms: Atoms, group: int, coordinates: int, components: int
+) -> None:
+    assert space_group(atoms) == group
+    found = Symmetry.of(cells_of(atoms), 0.01)
+    assert found.directions.shape[-1] == coordinates
+    assert round(float(found.metric[0].trace())) >= components
+    symmetric = torch.randn(20, 3, 3)
+    symmetric = symmetric + symmetric.mT
+    averaged = torch.cat([found.metrics(one[None]) for one in symmetric])
+    assert torch.linalg.matrix_rank(averaged.flatten(1), rtol=1e-4) == components
+
+
+def test_deformed_within_these_directions_a_crystal_keeps_its_group() -> None:
+    crystals, groups = [row[0] for row in FREE], [row[1] for row in FREE]
+    cells, generator = cells_of(*crystals), torch.Generator().manual_seed(1)
+    found = Symmetry.of(cells, 0.01)
+    away = found.noise(cells.mask, generator)
+    strain = strain_of(cells.lattice, cells.n_atoms) + 0.1 * torch.randn(len(crystals), 6, generator=generator)
+    metric = found.metrics(metric_of(strain.double(), cells.n_atoms))
+    for share in (0.07, 1.0):
+        lattice = torch.linalg.cholesky(metric).to(cells.lattice.dtype)
+        moved = Cells(cells.numbers, (cells.fractional + share * away) % 1, lattice)
+        assert [space_group(a, 1e-3) for a in moved.to_atoms()] == groups
+    assert away[2:].abs().amax((1, 2)).min() > 1e-3
+    # Where symmetry is not kept, the same numbers leave none.
+    loose = Cells(
+        cells.numbers, (cells.fractional + 0.07 * torch.randn_like(away)) % 1, lattice_of(strain, cells.n_atoms)
+    )
+    assert {space_group(a, 1e-3) for a in loose.to_atoms()} <= {1, 2}
+
+
+def test_averages_are_projections_onto_the_free_directions() -> None:
+    cells = cells_of(*[row[0] for row in FREE])
+    found, generator = Symmetry.of(cells, 0.01), torch.Generator().manual_seed(2)
+    x = torch.randn(cells.fractional.shape, generator=generator)
+    kept = found.displacements(x)
+    assert torch.allclose(found.displacements(kept), kept, atol=1e-5)
+    noise = found.noise(cells.mask, generator)
+    assert torch.allclose(found.displacements(noise), noise, atol=1e-5)
+    assert (kept[~cells.mask] == 0).all()
+    metric = metric_of(torch.randn(len(x), 6, generator=generator) * 0.2, cells.n_atoms).double()
+    once = found.metrics(metric)
+    assert torch.allclose(found.metrics(once), once, rtol=1e-5)
+    own = cells.lattice @ cells.lattice.mT
+    assert torch.allclose(found.metrics(own), own, rtol=1e-4, atol=1e-4)
+    kinds = found.kinds(torch.randn(*cells.numbers.shape, 4, generator=generator))
+    assert torch.allclose(found.kinds(kinds), kinds, atol=1e-6)
+    assert torch.allclose(kinds[2, 0], kinds[2, 1])  # the two Ti of rutile, or two of its O, are one orbit
+    assert found.orbits[0, :2].unique().numel() == 2  # Na and Cl are not
+
+
+def test_every_place_is_equally_likely() -> None:
+    """Of wurtzite's one free coordinate, and of an atom in P1, within a period."""
+    cells, generator = cells_of(WURTZITE), torch.Generator().manual_seed(3)
+    found = Symmetry.of(cells, 0.01)
+    oxygen = int((cells.numbers[0] == 8).nonzero()[0])
+    zinc = int((cells.numbers[0] == 30).nonzero()[0])
+    noise = torch.cat([found.noise(cells.mask, generator) for _ in range(4000)])
+    apart = (noise[:, oxygen] - noise[:, zinc])[:, 2] % 1
+    counts = torch.histc(apart, 10, 0, 1).numpy()
+    assert ((counts - 400) ** 2 / 400).sum() < 27.9  # chi squared of 9 degrees of freedom, one in a thousand
+    assert noise[:, :, :2].abs().max() < 1e-6
+    two = torch.ones(1, 2, dtype=torch.bool)
+    free = torch.cat([Symmetry.none(two, noise).noise(two, generator) for _ in range(4000)])
+    for axis in range(3):
+        counts = torch.histc((free[:, 0] - free[:, 1])[:, axis] % 1, 10, 0, 1).numpy()
+        assert ((counts - 400) ** 2 / 400).sum() < 27.9
+
+
+def test_oblique_directions_close_on_themselves() -> None:
+    """A whole step along each direction brings every atom to an equivalent place."""
+    found = Symmetry.of(cells_of(*[row[0] for row in FREE]), 0.01)
+    whole = found.directions
+    assert torch.allclose(whole, whole.round(), atol=1e-6)
+    assert whole.abs().max() >= 1
+
+
+def test_without_symmetry_everything_is_free() -> None:
+    rng = np.random.default_rng(0)
+    loose = Atoms("NaClF", scaled_positions=rng.random((3, 3)), cell=rng.normal(size=(3, 3)) + 5 * np.eye(3), pbc=True)
+    cells = cells_of(loose, RUTILE, RUTILE)
+    found = Symmetry.of(cells, 0.01, torch.tensor([True, True, False]))
+    assert found.free.tolist() == [True, False, True]
+    x = torch.randn(cells.fractional.shape) * cells.mask[..., None]
+    assert torch.allclose(found.displacements(x)[[0, 2]], x[[0, 2]])
+    assert not torch.allclose(found.displacements(x)[1], x[1], atol=0.1)
+    assert torch.equal(found.kinds(x)[2], x[2])
+    assert not Symmetry.of(cells_of(*[WURTZITE] * 2), 0.01)[torch.tensor([1])].repeated(3).free.any()
+
+
+def test_each_crystal_is_analysed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    inner = module._operations
+    monkeypatch.setattr(module, "_operations", lambda *args: (calls.append(1), inner(*args))[1])
+    module._freedom.cache_clear()
+    for _ in range(3):
+        Symmetry.of(cells_of(RUTILE, OLIVINE), 0.01)
+    assert len(calls) == 2
+
+
+def test_whole_orbits_are_taken() -> None:
+    cells, generator = cells_of(RUTILE, OLIVINE), torch.Generator().manual_seed(4)
+    orbits = Symmetry.of(cells, 0.01).orbits
+    counts = set()
+    for _ in range(50):
+        taken = _some(cells.mask, torch.tensor([1, 10]), orbits, generator)
+        for row, orbit in zip(taken, orbits, strict=True):
+            for first in orbit.unique():
+                assert row[orbit == first].unique().numel() == 1
+        counts.add(tuple(taken.sum(1).tolist()))
+    assert {one for one, _ in counts} <= {2, 4}
+    assert min(two for _, two in counts) >= 10
+    assert len(counts) > 2
+
+
+# --- crystals of a model ---
+
+
+def test_untrained_models_make_symmetric_crystals(tiny_model: Callable[..., CrystalGenerator]) -> None:
+    """Whatever a network says, the crystal has the symmetry of its template, its elements one per orbit."""
+    model = tiny_model("adaln")
+    assert isinstance(model, CrystalDiffusion)
+    crystals = [RUTILE, WURTZITE, OLIVINE, CALCITE]
+    templates = cells_of(*crystals)
+    species = torch.where(templates.mask, -1, 0)
+    asked = Asked(torch.ones(4, 1), torch.full((4, 1), EQUAL), torch.zeros(4, dtype=torch.long))
+    generator = torch.Generator().manual_seed(0)
+    cells, _ = model.sample(species, model.allowed(), asked, 60, 2.0, generator, lambda n: None, templates)
+    orbits = Symmetry.of(templates, 0.01).orbits
+    assert torch.equal(cells.numbers, cells.numbers.gather(1, orbits))
+    for k, group in enumerate((136, 186, 62, 167)):
+        # As if all its atoms were different elements but for those of one orbit: equal elements may make it more symmetric.
+        there = cells.mask[k]
+        parts = (orbits[k][there] + 1).tolist(), cells.fractional[k][there].tolist(), cells.lattice[k].tolist()
+        assert space_group(Atoms(parts[0], scaled_positions=parts[1], cell=parts[2], pbc=True), 1e-3) == group
+    before = cells
+    cells, _ = model.sample(species, model.allowed(), asked, 60, 2.0, torch.Generator().manual_seed(0), lambda n: None)
+    assert not torch.allclose(cells.fractional, before.fractional)
+    assert {space_group(a, 1e-3) for a in cells.to_atoms()} <= {1, None}
+
+
+def test_a_request_has_the_symmetry_of_a_training_crystal_unless_free(
+    tiny_model: Callable[..., CrystalGenerator],
+) -> None:
+    model = tiny_model("adaln")
+    kept = generate(model, Request(evaluations=30, keep="all", tolerance=0.0), 12).crystals
+    known = set(model.memory.spacegroups.tolist())
+    assert {space_group(a, 1e-3) for a in kept if a.get_volume() < 1e4} & known
+    assert all((space_group(a, 1e-3) or 1) > 1 for a in kept if 5 < a.get_volume() / len(a) < 1e3)
+    free = generate(model, Request(evaluations=30, keep="all", tolerance=0.0, free=True), 12).crystals
+    assert any((space_group(a, 1e-3) or 1) == 1 for a in free if len(a) == 3)
+
+
+def test_a_composition_takes_the_sites_of_a_crystal_of_its_pattern(tiny_model: Callable[..., CrystalGenerator]) -> None:
+    model = tiny_model("adaln")
+    for atoms in generate(model, Request(composition="ZnF2", evaluations=30, keep="all", tolerance=0.0), 4).crystals:
+        assert sorted(atoms.numbers.tolist()) == [9, 9, 30]
+        if 5 < atoms.get_volume() / len(atoms) < 1e3:
+            assert space_group(atoms, 1e-3) == 225  # of CaF2, which alone is of this pattern
+
+
+def test_a_group_that_no_crystal_of_this_size_has(tiny_model: Callable[..., CrystalGenerator]) -> None:
+    with pytest.raises(VibronicError, match="no crystal of space group 221 with 3 atoms"):
+        generate(tiny_model("adaln"), Request(spacegroup=221, n_atoms=3), 1)
