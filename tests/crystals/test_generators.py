@@ -457,6 +457,7 @@ def test_names_are_chosen_by_their_estimated_properties(tiny_model: Tiny, monkey
     """Of an estimate that counts sulphur, what is asked for decides how much of it there is, where conditions are heeded."""
     model = shares(tiny_model)
     monkeypatch.setattr(model, "_estimate", lambda numbers, *_: (numbers == 16).double().mean(1, keepdim=True))
+    monkeypatch.setattr(model.memory, "alone", lambda: {16, 30})
     # The network itself is told nothing.
     nothing = torch.zeros(64, model.conditions.spacegroups.embedding_dim)
     monkeypatch.setattr(model.conditions, "forward", lambda asked: nothing)

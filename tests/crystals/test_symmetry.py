@@ -220,5 +220,11 @@ def test_a_composition_takes_the_sites_of_a_crystal_of_its_pattern(tiny_model: C
 
 
 def test_a_group_that_no_crystal_of_this_size_has(tiny_model: Callable[..., CrystalGenerator]) -> None:
+    model = tiny_model("adaln")
     with pytest.raises(VibronicError, match="no crystal of space group 221 with 3 atoms"):
-        generate(tiny_model("adaln"), Request(spacegroup=221, n_atoms=3), 1)
+        generate(model, Request(spacegroup=221, n_atoms=3), 1)
+    made = generate(model, Request(composition="NaCsCl", evaluations=2, keep="all"), 1)
+    assert made.remarks == [
+        "no training crystal with a formula like NaCsCl lends its symmetry: atoms are placed freely"
+    ]
+    assert not generate(model, Request(composition="NaCsCl", evaluations=2, keep="all", free=True), 1).remarks

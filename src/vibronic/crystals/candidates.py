@@ -90,6 +90,7 @@ class Candidates:
         self.wishes |= {k: v for k, v in {**asked, "spacegroup": request.spacegroup}.items() if v}
         self._check()
         self.allowed = model.allowed(self.system or None)
+        self.remarks: list[str] = []
         self.among = self._among()
         model.check(self._drawn(1)[1], request.guidance)
         self.generator.manual_seed(seed)  # as if that draw had not been
@@ -136,10 +137,12 @@ class Candidates:
         elif request.n_atoms:
             among &= memory.counts.cpu() == request.n_atoms
         self.lent = self.model.symmetric and not request.free and bool(among.any())
-        if self.model.symmetric and not request.free and request.spacegroup and not self.lent:
+        if self.model.symmetric and not request.free and not self.lent:
             also = {"composition": f"a formula like {request.composition}", "system": f"{len(self.system)} elements"}
             which = next((words for name, words in also.items() if getattr(request, name)), f"{request.n_atoms} atoms")
-            raise VibronicError(f"the training set has no crystal of space group {request.spacegroup} with {which}")
+            if request.spacegroup:
+                raise VibronicError(f"the training set has no crystal of space group {request.spacegroup} with {which}")
+            self.remarks.append(f"no training crystal with {which} lends its symmetry: atoms are placed freely")
         return among
 
     def _drawn(self, n: int) -> tuple[list[list[int]], Asked, Cells | None]:

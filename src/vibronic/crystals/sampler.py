@@ -82,6 +82,7 @@ def generate(
         raise VibronicError(f"--choice is a number of crystals to choose from, at least 1, not {request.choice}")
     conditions, remarks = _conditions(model, request)
     draw = Candidates(model, request, conditions, seed)
+    remarks += draw.remarks
     tests = _tests(model, request, conditions, draw.system)
     if not model.estimates and any(c.kind == BETWEEN for c in conditions):
         remarks.append("the model gives no estimates: values within the interval are asked for, and nothing is checked")

@@ -281,45 +281,10 @@ def _parts(
     Of a file to validate or score on every structure counts, or it is refused.
     """
     from vibronic.crystals.matching import distinct, unique
-    from vibronic.data import sources, tables
-    from vibronic.data.dataset import label_of, labels_of, split
+    from vibronic.data import sources
+    from vibronic.data.dataset import split
 
-    def labelled(structures: list[Atoms], file: str, all_of_them: bool = True) -> list[Atoms]:
-        """Refuse ions, open shells and faulty labels, naming their place in the file, before anything is computed. A structure
-        without a label is left out where not all of them have to have theirs."""
-        first = network.targets[0].name if network.targets else ""
-        bare = Path(file).is_dir() and tables.table_beside(Path(file)) is None
-        if bare and first and label_of(structures[0], first) is None:
-            raise VibronicError(
-                f"the structures of {file} have no '{first}', and there is no properties.csv among them that would tell it: "
-                f"a line 'file,{first}', then one like 'a.cif,1.5' for each file"
-            )
-        found: list[Atoms] = []
-        left: dict[int, str] = {}
-        for k, atoms in enumerate(track(structures, "Reading labels")):
-            with located(partial(sources.place, file), k):
-                network.check_neutral(atoms)
-                one = network.labelled(atoms)
-            missing = [t.name for t in network.labels if label_of(one, t.name) is None]
-            if missing and not all_of_them:
-                left[k] = missing[0]
-            else:
-                try:
-                    labels_of(one, network.labels)
-                except VibronicError:
-                    labels_of(one, network.labels, sources.place(file, k))  # says the same of the file
-                found.append(one)
-        if not found:  # says what there is instead
-            labels_of(network.labelled(structures[0]), network.labels, f"{file}, structure 0")
-        if left:
-            k, name = next(iter(left.items()))
-            where = Path(sources.place(file, k)).name
-            say(
-                f"{len(left)} of {len(structures)} structures of {file} are left out: they have no '{name}' (first: {where})"
-            )
-        return found
-
-    frames = labelled(frames, data, all_of_them=False)
+    frames = _labelled(network, frames, data, all_of_them=False)
     families = None
     if network.distinct:
         kept = distinct(frames)
@@ -337,12 +302,51 @@ def _parts(
     taken = iter([parts[0], *held])
     fitted, chosen, scored = ([frames[k] for k in next(taken)] if s > 0 else [] for s in shares)
     if validation:
-        chosen = labelled(sources.structures(validation), validation)
+        chosen = _labelled(network, sources.structures(validation), validation)
     if test:
-        scored = labelled(sources.structures(test), test)
+        scored = _labelled(network, sources.structures(test), test)
     if network.kind == "ridge":  # its penalty is chosen within the training set
         fitted, chosen = [*fitted, *chosen], []
     return fitted, chosen, scored
+
+
+def _labelled(network: Model, structures: list[Atoms], file: str, all_of_them: bool = True) -> list[Atoms]:
+    """Refuse ions, open shells and faulty labels, naming their place in the file, before anything is computed. A structure
+    without a label is left out where not all of them have to have theirs."""
+    from vibronic.data import sources, tables
+    from vibronic.data.dataset import label_of, labels_of
+
+    first = network.targets[0].name if network.targets else ""
+    bare = Path(file).is_dir() and tables.table_beside(Path(file)) is None
+    if bare and first and label_of(structures[0], first) is None:
+        raise VibronicError(
+            f"the structures of {file} have no '{first}', and there is no properties.csv among them that would tell it: "
+            f"a line 'file,{first}', then one like 'a.cif,1.5' for each file"
+        )
+    found: list[Atoms] = []
+    left: dict[int, str] = {}
+    for k, atoms in enumerate(track(structures, "Reading labels")):
+        with located(partial(sources.place, file), k):
+            network.check_neutral(atoms)
+            one = network.labelled(atoms)
+        missing = [t.name for t in network.labels if label_of(one, t.name) is None]
+        if missing and not all_of_them:
+            left[k] = missing[0]
+        else:
+            try:
+                labels_of(one, network.labels)
+            except VibronicError:
+                labels_of(one, network.labels, sources.place(file, k))  # says the same of the file
+            found.append(one)
+    if not found:  # says what there is instead
+        labels_of(network.labelled(structures[0]), network.labels, f"{file}, structure 0")
+    if left:
+        k, name = next(iter(left.items()))
+        where = Path(sources.place(file, k)).name
+        say(
+            f"{len(left)} of {len(structures)} structures of {file} are left out: they have no '{name}' (first: {where})"
+        )
+    return found
 
 
 def _say_labels(network: Model, fitted: list[Atoms]) -> None:
