@@ -527,9 +527,9 @@ def test_one_element_is_a_name_where_it_forms_a_crystal(tiny_model: Tiny) -> Non
     assert not how.possible(np.array([9, 9, 11]))
 
 
-@pytest.mark.parametrize("evaluations", [1, 2, 5, 20, 24, 57, 58, 100, 1000])
+@pytest.mark.parametrize("evaluations", [1, 2, 5, 20, 24, 57, 58, 97, 98, 100, 400, 1000])
 @pytest.mark.parametrize("hidden", [0, 1, 5, 20])
-@pytest.mark.parametrize("several", [1, 4])
+@pytest.mark.parametrize("several", [1, 4, 16])
 def test_the_budget_is_spent(evaluations: int, hidden: int, several: int) -> None:
     """On one skeleton and several passes, of which the first names all atoms; on restarts of the flow where all species are given."""
     if evaluations < 5 * several:
@@ -537,7 +537,7 @@ def test_the_budget_is_spent(evaluations: int, hidden: int, several: int) -> Non
     skeleton, passes = _budget(evaluations, hidden, several)
     naming = sum(rounds * several + (several if several > 1 and rounds else 0) for _, _, rounds, _ in passes)
     assert skeleton + naming + sum(settling for *_, settling in passes) == evaluations
-    assert skeleton >= evaluations // 6
+    assert skeleton >= evaluations // 10
     if hidden:
         assert passes[0][0] == 1
         assert all(1 <= rounds <= hidden for _, _, rounds, _ in passes)
