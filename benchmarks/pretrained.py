@@ -99,7 +99,7 @@ MODELS |= {
         "condition": ["formation_energy_per_atom", "band_gap"],
         "training": Training(epochs=240),
         "only": "Crystals of up to 20 atoms and mostly two or three elements, as in the Materials Project; whether one is stable is another "
-        "question. Geometries of more than a few atoms are rough: relax what you keep (--relax sevennet). Estimates are the model's own.",
+        "question. Geometries are not minima, the less so at the ends of the range: relax what you keep (--relax sevennet). Estimates are the model's own.",
         "says": "Makes crystals of up to 20 atoms with a wanted formation energy and PBE band gap, also with given composition, chemical "
         "system or space group. Trained on 7,135 of 7,925 different crystals of the Materials Project, nearly all of them binaries and "
         "ternaries (MP-20's own training file is not at hand), for 240 epochs, about an hour of one core.",
