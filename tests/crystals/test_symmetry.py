@@ -14,7 +14,7 @@ from vibronic.core.errors import VibronicError
 from vibronic.crystals import symmetry as module
 from vibronic.crystals.candidates import Request
 from vibronic.crystals.cells import Cells, lattice_of, metric_of, strain_of
-from vibronic.crystals.conditioning import EQUAL, Asked
+from vibronic.crystals.conditioning import EQUAL, Asked, Condition
 from vibronic.crystals.generator import CrystalGenerator
 from vibronic.crystals.matching import space_group
 from vibronic.crystals.model import CrystalDiffusion, _some
@@ -228,3 +228,29 @@ def test_a_group_that_no_crystal_of_this_size_has(tiny_model: Callable[..., Crys
         "no training crystal with a formula like NaCsCl lends its symmetry: atoms are placed freely"
     ]
     assert not generate(model, Request(composition="NaCsCl", evaluations=2, keep="all", free=True), 1).remarks
+
+
+def test_a_system_and_a_size_lend_crystals_of_this_size(
+    tiny_model: Callable[..., CrystalGenerator], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_model("adaln")
+    lent: list[Cells] = []
+    inner = model.sample
+    monkeypatch.setattr(model, "sample", lambda *args: (lent.append(args[-1]), inner(*args))[1])
+    generate(model, Request(system=("Na", "Cl"), n_atoms=3, evaluations=2, keep="all"), 8)
+    assert all((cells.n_atoms == 3).all() for cells in lent)
+    assert lent
+
+
+def test_values_are_asked_for_within_an_interval_whatever_else_is(
+    tiny_model: Callable[..., CrystalGenerator], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the pattern of ZnF2 there is CaF2 alone, with a gap of 6 eV."""
+    model = tiny_model("adaln")
+    asked: list[Asked] = []
+    inner = model.sample
+    monkeypatch.setattr(model, "sample", lambda *args: (asked.append(args[2]), inner(*args))[1])
+    conditions = (Condition.parse("1.5<band_gap<4.5"),)
+    generate(model, Request(conditions, composition="ZnF2", evaluations=2, keep="all"), 8)
+    assert all(((one.value > 1.5) & (one.value < 4.5)).all() for one in asked)
+    assert asked

@@ -134,7 +134,7 @@ class Candidates:
             # Sites of one element are likelier to be given one element again.
             fits = [p == wanted if self.composition else len(p) >= len(self.system) for p in patterns]
             among &= torch.tensor(fits)
-        elif request.n_atoms:
+        if request.n_atoms:
             among &= memory.counts.cpu() == request.n_atoms
         self.lent = self.model.symmetric and not request.free and bool(among.any())
         if self.model.symmetric and not request.free and not self.lent:
@@ -157,7 +157,7 @@ class Candidates:
             k = memory.properties.index(one.name)
             value[:, k], kind[:, k] = one.value, one.kind
             if one.kind == BETWEEN:
-                value[:, k], kind[:, k] = memory.column(one.name)[rows].float(), EQUAL
+                value[:, k], kind[:, k] = memory.column(one.name)[rows].float().clamp(one.value, one.upper), EQUAL
         asked = Asked(
             value.to(self.device), kind.to(self.device), torch.full((n,), self.request.spacegroup, device=self.device)
         )
