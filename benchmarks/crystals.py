@@ -36,7 +36,6 @@ from vibronic.crystals.generator import CrystalGenerator
 from vibronic.crystals.model import CrystalDiffusion, _Choice, _flow
 from vibronic.crystals.sampler import generate
 from vibronic.crystals.schedules import flow_times
-from vibronic.crystals.symmetry import Symmetry
 from vibronic.crystals.validity import structural_validity
 from vibronic.data import cdvae
 from vibronic.labelling.engines import engine
@@ -156,7 +155,8 @@ def ranked(n: int, seeds: int) -> dict[str, Any]:
 def stages(n: int, seeds: int) -> dict[str, Any]:
     """Which stage of ours costs what: each from the truth, for the crystals of lowest heat among those at hand.
 
-    Their heat is asked for; most were in training. The species stay but where they are named.
+    Their heat is asked for; most were in training. The species stay but where they are named, and then it is known by symmetry
+    which atoms are of one orbit.
     """
     network, known, predict = load("crystals-perov5")
     assert isinstance(network, CrystalDiffusion)
@@ -167,7 +167,7 @@ def stages(n: int, seeds: int) -> dict[str, Any]:
     asked = Asked(heats, torch.full_like(heats, EQUAL, dtype=torch.long), torch.zeros(len(heats), dtype=torch.long))
     true, generator = (cells.fractional, network._strain(cells)), torch.Generator().manual_seed(0)
     found: dict[str, Any] = {"as they are": _success(crystals, known, predict)}
-    symmetry = Symmetry.of(cells, network.symprec)
+    symmetry = network._symmetry(cells)
     with torch.no_grad():
         say = partial(network._say, network.conditions(asked), symmetry, guidance=1.0)
         keeping = partial(network._keeping, symmetry=symmetry, n_atoms=cells.n_atoms)

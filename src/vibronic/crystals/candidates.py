@@ -91,7 +91,9 @@ class Candidates:
         self._check()
         self.allowed = model.allowed(self.system or None)
         self.remarks: list[str] = []
+        self.lends = model.symmetric and not request.free
         self.among = self._among()
+        self.lent = self._lent()
         model.check(self._drawn(1)[1], request.guidance)
         self.generator.manual_seed(seed)  # as if that draw had not been
 
@@ -124,26 +126,35 @@ class Candidates:
             )
 
     def _among(self) -> Tensor:
-        """(S,) which training crystals can lend a candidate its size and its symmetry."""
+        """(S,) which training crystals can lend a candidate its size and, where it is to have one, its symmetry."""
         memory, request = self.model.memory, self.request
         among = torch.ones(len(memory), dtype=torch.bool)
         if request.spacegroup:
             among &= memory.spacegroups.cpu() == request.spacegroup
-        if self.composition or self.system:
+        if self.lends and (self.composition or self.system):
             patterns, wanted = memory.patterns(), pattern(self.composition or [])
             # Sites of one element are likelier to be given one element again.
             fits = [p == wanted if self.composition else len(p) >= len(self.system) for p in patterns]
             among &= torch.tensor(fits)
         if request.n_atoms:
             among &= memory.counts.cpu() == request.n_atoms
-        self.lent = self.model.symmetric and not request.free and bool(among.any())
-        if self.model.symmetric and not request.free and not self.lent:
-            also = {"composition": f"a formula like {request.composition}", "system": f"{len(self.system)} elements"}
-            which = next((words for name, words in also.items() if getattr(request, name)), f"{request.n_atoms} atoms")
-            if request.spacegroup:
-                raise VibronicError(f"the training set has no crystal of space group {request.spacegroup} with {which}")
-            self.remarks.append(f"no training crystal with {which} lends its symmetry: atoms are placed freely")
         return among
+
+    def _lent(self) -> bool:
+        """Whether training crystals lend their symmetry; a remark where they should and there is none that could.
+
+        Raises:
+            VibronicError: none could, and a space group is asked for.
+        """
+        if not self.lends or self.among.any():
+            return self.lends
+        request = self.request
+        also = {"composition": f"a formula like {request.composition}", "system": f"{len(self.system)} elements"}
+        which = next((words for name, words in also.items() if getattr(request, name)), f"{request.n_atoms} atoms")
+        if request.spacegroup:
+            raise VibronicError(f"the training set has no crystal of space group {request.spacegroup} with {which}")
+        self.remarks.append(f"no training crystal with {which} lends its symmetry: atoms are placed freely")
+        return False
 
     def _drawn(self, n: int) -> tuple[list[list[int]], Asked, Cells | None]:
         """Atomic numbers of each cell, -1 where the model is to choose, what is asked of it, and training crystals whose symmetry it is to

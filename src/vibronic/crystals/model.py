@@ -9,7 +9,8 @@ known (flow matching, Lipman 2023; on the torus as in FlowMM, Miller 2024), what
 several times for one skeleton, and those chosen whose properties are likely to be the wanted ones, among those whose charges
 can balance. Where the species are given, the same flow predicts their structure, taken back and on again several times.
 
-Few evaluations are enough, because the ways of the flow are straight and as short as symmetry allows. Nothing turns, moves
+Few evaluations are enough, because the ways of the flow are straight, and few numbers are left where it keeps the symmetry of a
+crystal (``symmetry.Symmetry``); where it does not, they are as short as may be. Nothing turns, moves
 or reorders a crystal: the lattice is six invariant numbers (``cells.strain_of``), displacements have no drift.
 """
 
@@ -102,8 +103,8 @@ class CrystalDiffusion(CrystalGenerator):
             easier a search found it, as Carbon-24 does its deepest minima, teaches more with its duplicates.
         symprec: Angstrom, within which crystals of the training set are made symmetric, so that equal ones have equal cells;
             0 leaves them as they are.
-        tolerance: Angstrom, within which generated crystals are made symmetric: the flow ends a little off the special positions and
-            angles of its training crystals. Not more than the distortions that matter.
+        tolerance: Angstrom, within which generated crystals are made symmetric: elements may be more symmetric than the sites that they
+            were put on, and a free flow ends a little off special positions. Not more than the distortions that matter.
         free: share of the training crystals whose flow is not kept within their symmetry.
     """
 
@@ -182,7 +183,7 @@ class CrystalDiffusion(CrystalGenerator):
         asked, weight = self.conditions.draw(values, batch.labels["spacegroup"].long(), self.dropout, generator)
         known, mask = (cells.numbers - 1).clamp(min=0), cells.mask
         kept = torch.rand(len(mask), device=device, generator=generator) >= self.free
-        symmetry = Symmetry.of(cells, max(self.symprec, _SYMPREC), kept)
+        symmetry = self._symmetry(cells, kept)
         hidden, time = self._stage(mask, symmetry, generator)
         shown = known.masked_fill(hidden, CLASSES)
         moved, strain = self._noise(cells.fractional, (shown + 1) * mask, symmetry, generator)
@@ -236,7 +237,7 @@ class CrystalDiffusion(CrystalGenerator):
 
     def _noise(
         self, fractional: Tensor, numbers: Tensor, symmetry: Symmetry, generator: torch.Generator | None
-    ) -> Geometry:
+    ) -> tuple[Tensor, Tensor]:
         """The ways (B, N, 3) from noise to the atoms of crystals, within their symmetry, and the lattices of the noise (B, 6).
 
         Args:
@@ -250,6 +251,11 @@ class CrystalDiffusion(CrystalGenerator):
             way[free] = shortest_ways(end - way[free], end, numbers[free])
         strain = torch.randn(len(mask), 6, device=way.device, dtype=way.dtype, generator=generator)
         return way, self._keeping(strain, symmetry, mask.sum(1))
+
+    def _symmetry(self, cells: Cells, kept: Tensor | None = None) -> Symmetry:
+        """What the symmetry of crystals leaves free; everything of those that are not ``kept`` (B,)."""
+        cells = Cells(cells.numbers, cells.fractional, cells.lattice.to(self.center.dtype))
+        return Symmetry.of(cells, max(self.symprec, _SYMPREC), kept)
 
     def _keeping(self, strain: Tensor, symmetry: Symmetry, n_atoms: Tensor) -> Tensor:
         """Standardised lattices (B, 6) of metric tensors averaged over the operations."""
@@ -302,7 +308,7 @@ class CrystalDiffusion(CrystalGenerator):
         if templates is None:
             symmetry, places = Symmetry.none(mask, like), like.new_zeros(*mask.shape, 3)
         else:
-            symmetry, places = Symmetry.of(templates, max(self.symprec, _SYMPREC)), templates.fractional
+            symmetry, places = self._symmetry(templates), templates.fractional.to(like.dtype)
         condition, n_atoms = self.conditions(asked), mask.sum(1)
         say = partial(self._say, condition, symmetry, guidance=steered)
         keeping = partial(self._keeping, symmetry=symmetry, n_atoms=n_atoms)
@@ -352,7 +358,8 @@ class CrystalDiffusion(CrystalGenerator):
         several = how.several
         geometry = geometry[0].repeat_interleave(several, 0), geometry[1].repeat_interleave(several, 0)
         condition = self.conditions(how.asked).repeat_interleave(several, 0)
-        found, symmetry = species.masked_fill(again, -1).repeat_interleave(several, 0), symmetry.repeated(several)
+        found = species.masked_fill(again, -1).repeat_interleave(several, 0)
+        symmetry = symmetry[torch.arange(len(species), device=species.device).repeat_interleave(several)]
         for left in range(rounds, 0, -1):
             hidden = found < 0
             said = self._say(condition, symmetry, found, 1.0, geometry, how.guidance)

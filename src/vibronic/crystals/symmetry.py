@@ -17,13 +17,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from ase import Atoms
 from torch import Tensor
 
 from vibronic.crystals.cells import Cells, centred, wrapped
 
-_VECTORS = (
-    np.array([v for v in np.ndindex(7, 7, 7) if v != (3, 3, 3)]) - 3
-)  # lattice vectors, enough to span sublattices
+_VECTORS = np.array([v for v in np.ndindex(7, 7, 7) if v != (3, 3, 3)]) - 3
+"""Lattice vectors, long enough ones to span what a site symmetry leaves unmoved."""
 
 
 class _Freedom(NamedTuple):
@@ -56,7 +56,10 @@ class Symmetry:
 
     @classmethod
     def of(cls, cells: Cells, symprec: float, kept: Tensor | None = None) -> Symmetry:
-        """What the operations of crystals, within ``symprec`` (Angstrom), leave free; everything of those that are not ``kept`` (B,)."""
+        """What the operations of crystals, within ``symprec`` (Angstrom), leave free; everything of those that are not ``kept`` (B,).
+
+        The operations of a crystal are found once, by ASE and spglib.
+        """
         numbers, device, dtype = cells.numbers.cpu().numpy(), cells.lattice.device, cells.lattice.dtype
         places, lattice = cells.fractional.cpu().numpy(), cells.lattice.cpu().numpy()
         keeps = [True] * len(numbers) if kept is None else kept.tolist()
@@ -98,10 +101,6 @@ class Symmetry:
     def __getitem__(self, rows: Tensor) -> Symmetry:
         """That of some of the crystals."""
         return Symmetry(*(getattr(self, field.name)[rows] for field in fields(self)))
-
-    def repeated(self, times: int) -> Symmetry:
-        """That of every crystal so many times, side by side."""
-        return Symmetry(*(getattr(self, field.name).repeat_interleave(times, 0) for field in fields(self)))
 
     def noise(self, mask: Tensor, generator: torch.Generator | None) -> Tensor:
         """(B, N, 3) displacements, without a drift, after which every place that symmetry leaves the atoms of ``mask`` (B, N) is
@@ -160,20 +159,17 @@ def _operations(
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Rotations (M, 3, 3) of fractional coordinates, and the atom (M, n) that each carries each atom to; None of a crystal
     without symmetry."""
-    import spglib
+    from ase.spacegroup.symmetrize import prep_symmetry
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of how spglib will tell failures one day
-        found = spglib.get_symmetry((lattice.tolist(), fractional.tolist(), numbers.tolist()), symprec=symprec)
-    if found is None or len(found["rotations"]) == 1:
+    atoms = Atoms(numbers, scaled_positions=fractional, cell=lattice, pbc=True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of how spglib will tell failures one day
+            rotations, _, carried = prep_symmetry(atoms, symprec)
+    except Exception:  # where spglib finds nothing, by a class that some versions of ASE lack
         return None
-    rotations = found["rotations"].astype(float)
-    moved = np.einsum("oab,nb->ona", rotations, fractional) + found["translations"][:, None]
-    apart = moved[:, :, None] - fractional
-    distance = np.linalg.norm((apart - np.round(apart)) @ lattice, axis=-1)
-    carried = np.where(numbers[:, None] == numbers, distance, np.inf).argmin(-1)
     one_to_one = (np.sort(carried, 1) == np.arange(len(numbers))).all()
-    return (rotations, carried) if one_to_one else None
+    return (rotations.astype(float), np.array(carried)) if one_to_one and len(rotations) > 1 else None
 
 
 def _fixed(rotations: np.ndarray, lattice: np.ndarray) -> np.ndarray | None:
