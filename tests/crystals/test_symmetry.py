@@ -18,6 +18,7 @@ from vibronic.crystals.cells import Cells, centred, lattice_of, metric_of, strai
 from vibronic.crystals.conditioning import EQUAL, Asked, Condition
 from vibronic.crystals.generator import CLASSES, CrystalGenerator
 from vibronic.crystals.matching import space_group
+from vibronic.crystals.memory import Memory
 from vibronic.crystals.model import CrystalDiffusion, _some
 from vibronic.crystals.sampler import generate
 from vibronic.crystals.symmetry import Symmetry
@@ -313,11 +314,13 @@ def test_a_group_that_no_crystal_of_this_size_has(tiny_model: Callable[..., Crys
 
 
 @pytest.fixture
-def handed(tiny_model: Callable[..., CrystalGenerator], monkeypatch: pytest.MonkeyPatch) -> Callable[[Request], list]:
-    """Function that gives the arguments with which a request lets the model sample."""
+def handed(tiny_model: Callable[..., CrystalGenerator], monkeypatch: pytest.MonkeyPatch) -> Callable[..., list]:
+    """Function that gives the arguments with which a request lets the model sample, by another memory if one is given."""
 
-    def arguments(request: Request) -> list:
+    def arguments(request: Request, memory: Memory | None = None) -> list:
         model, given = tiny_model("adaln"), []
+        if memory is not None:
+            model.memory = memory
         inner = model.sample
         monkeypatch.setattr(model, "sample", lambda *args: (given.append(args), inner(*args))[1])
         generate(model, request, 8)
@@ -326,21 +329,48 @@ def handed(tiny_model: Callable[..., CrystalGenerator], monkeypatch: pytest.Monk
     return arguments
 
 
-def test_a_system_and_a_size_lend_crystals_of_this_size(handed: Callable[[Request], list]) -> None:
+def test_a_system_and_a_size_lend_crystals_of_this_size(handed: Callable[..., list]) -> None:
     given = handed(Request(system=("Na", "Cl"), n_atoms=3, evaluations=2, keep="all"))
     assert [(args[-1].n_atoms == 3).all() for args in given] == [True] * len(given)
 
 
-def test_values_are_asked_for_within_an_interval_whatever_else_is(handed: Callable[[Request], list]) -> None:
+def test_values_are_asked_for_within_an_interval_whatever_else_is(handed: Callable[..., list]) -> None:
     """Of the pattern of ZnF2 there is CaF2 alone, with a gap of 6 eV."""
     conditions = (Condition.parse("1.5<band_gap<4.5"),)
     for _, _, asked, *_ in handed(Request(conditions, composition="ZnF2", evaluations=2, keep="all")):
         assert ((asked.value > 1.5) & (asked.value < 4.5)).all()
 
 
-def test_free_placing_takes_no_regard_to_patterns(handed: Callable[[Request], list]) -> None:
+def test_free_placing_takes_no_regard_to_patterns(handed: Callable[..., list]) -> None:
     """An interval is then answered by any of its crystals, not by the nearest value to CaF2's."""
     conditions = (Condition.parse("1.5<band_gap<4.5"),)
     given = handed(Request(conditions, composition="ZnF2", evaluations=2, keep="all", free=True))
     assert all(args[-1] is None for args in given)
     assert set(torch.cat([args[2].value for args in given]).flatten().tolist()) <= {2.0, 3.0, 4.0}
+
+
+def test_what_is_lent_is_as_symmetric_as_its_space_group_says(
+    tiny_model: Callable[..., CrystalGenerator], handed: Callable[..., list]
+) -> None:
+    """Groups are found within 0.1 Angstrom; by operations within 0.01 a crystal a little off would lend less."""
+    memory = tiny_model("adaln").memory
+    row = int((memory.counts == 3).nonzero()[0])
+    exact = space_group(memory.cells(torch.tensor([row])).to_atoms()[0], 1e-3)
+    last = int(memory.counts[: row + 1].sum())
+    memory.fractional[last - 1, 0] += 0.01
+    off = memory.cells(torch.tensor([row])).to_atoms()[0]
+    assert space_group(off, 0.1) == exact != space_group(off, 0.01)
+    lent = [args[-1].to_atoms() for args in handed(Request(n_atoms=3, evaluations=2, keep="all"), memory)]
+    assert {space_group(atoms, 1e-3) for some in lent for atoms in some} == {exact}
+    given = handed(Request(n_atoms=3, evaluations=2, keep="all", tolerance=0.0), memory)
+    assert {space_group(atoms, 0.01) for args in given for atoms in args[-1].to_atoms()} != {exact}
+
+
+def test_what_no_training_crystal_of_the_group_answers_is_told(tiny_model: Callable[..., CrystalGenerator]) -> None:
+    """There are gaps below 4.5 eV, and fluorites, but the gap of these is 6 eV."""
+    model = tiny_model("adaln")
+    conditions = (Condition.parse("1.5<band_gap<4.5"),)
+    for free in (False, True):
+        request = Request(conditions, spacegroup=225, n_atoms=3, evaluations=2, keep="all", free=free)
+        assert any("answers all of this at once" in said for said in generate(model, request, 1).remarks)
+    assert not generate(model, Request(conditions, evaluations=2, keep="all"), 1).remarks

@@ -15,6 +15,7 @@ from ase.io import read, write
 from vibronic.cli import main
 from vibronic.core.errors import VibronicError
 from vibronic.core.targets import TARGETS
+from vibronic.crystals.matching import space_group
 from vibronic.data import cdvae, cells, sources
 from vibronic.data.dataset import label_of, read_structures
 
@@ -317,6 +318,16 @@ def test_what_is_not_symmetric_stays() -> None:
     assert np.sort(found.get_all_distances(mic=True), None) == pytest.approx(
         np.sort(loose.get_all_distances(mic=True), None), abs=1e-3
     )
+
+
+@pytest.mark.parametrize("raises", [False, True])
+def test_what_spglib_cannot_do_is_no_error(monkeypatch: pytest.MonkeyPatch, raises: bool) -> None:
+    """Phonopy makes spglib raise errors in the whole process as soon as it is imported."""
+    monkeypatch.setattr("spglib.error.OLD_ERROR_HANDLING", not raises)
+    overlapping = Atoms("Na2", positions=[[0, 0, 0], [1e-4, 0, 0]], cell=[4, 4, 4], pbc=True)
+    assert cells.symmetrised(overlapping, 0.1) is overlapping
+    assert len(cells.reduced(overlapping)) == 2
+    assert space_group(overlapping) is None
 
 
 # --- the cache ---

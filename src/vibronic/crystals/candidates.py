@@ -84,6 +84,7 @@ class Candidates:
             raise VibronicError(f"the guidance is between 0 and 100, not {request.guidance}")
         self.composition = None if request.composition is None else _numbers(request.composition)
         self.system = sorted({z for symbol in request.system for z in _numbers(symbol)})
+        self.templates: dict[int, Atoms] = {}
         self.tried: dict[int, int | None] = {}  # until there was something new
         self.wishes: dict[str, Any] = {c.name: c.value if c.kind == EQUAL else c.wish for c in conditions}
         asked = {"composition": request.composition, "system": "-".join(request.system), "n_atoms": request.n_atoms}
@@ -94,6 +95,12 @@ class Candidates:
         self.lends = model.symmetric and not request.free
         self.among = self._among()
         self.lent = self._lent()
+        answers = self.among if self.among.any() else torch.ones_like(self.among)
+        for one in conditions:
+            answers = answers & one.seen(model.memory.column(one.name)).met(model.memory.column(one.name))
+        if not answers.any():
+            what = "sizes of cells and sites" if self.lent else "sizes of cells"
+            self.remarks.append(f"no training crystal answers all of this at once: {what} are those of others")
         model.check(self._drawn(1)[1], request.guidance)
         self.generator.manual_seed(seed)  # as if that draw had not been
 
@@ -172,13 +179,23 @@ class Candidates:
         asked = Asked(
             value.to(self.device), kind.to(self.device), torch.full((n,), self.request.spacegroup, device=self.device)
         )
-        templates = memory.cells(rows.to(memory.counts.device)) if self.lent else None
+        templates = self._templates(rows) if self.lent else None
         if self.composition:
             if templates is None:
                 return [self.composition] * n, asked, None
             return [self._dealt(numbers) for numbers in templates.numbers.tolist()], asked, templates
         sizes = [size] * n if size else memory.counts[rows.to(memory.counts.device)].tolist()
         return [[-1] * count for count in sizes], asked, templates
+
+    def _templates(self, rows: Tensor) -> Cells:
+        """Training crystals, made symmetric within the tolerance as what comes of them will be."""
+        cells = self.model.memory.cells(rows.to(self.model.memory.counts.device))
+        for row, atoms in zip(rows.tolist(), cells.to_atoms(), strict=True):
+            if row not in self.templates:
+                found = symmetrised(atoms, self.tolerance) if self.tolerance else atoms
+                self.templates[row] = found if len(found) == len(atoms) else atoms
+        batch = Batch.collate([Batch.from_atoms(self.templates[row], 0.0) for row in rows.tolist()])
+        return Cells.from_batch(batch.to(self.device, cells.lattice.dtype))
 
     def _dealt(self, numbers: list[int]) -> list[int]:
         """The elements of the composition in place of those of a training crystal, as many for as many, at random where several are."""

@@ -18,7 +18,7 @@ from ase import Atoms
 from vibronic.core.errors import VibronicError
 from vibronic.core.progress import track
 from vibronic.crystals.validity import composition_validity, library, structural_validity
-from vibronic.data.cells import Composition, reduced_composition
+from vibronic.data.cells import Composition, from_spglib, reduced_composition
 
 LTOL, STOL, ANGLE_TOL = 0.3, 0.5, 10.0
 """Tolerances of pymatgen's StructureMatcher that the field uses for crystals that are the same."""
@@ -182,10 +182,6 @@ def match_rate(generated: Sequence[Atoms], targets: Sequence[Atoms]) -> tuple[fl
 
 def space_group(atoms: Atoms, symprec: float = 0.1) -> int | None:
     """Number of the space group within ``symprec`` (Angstrom), None where spglib finds none."""
-    import spglib
-
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Set OLD_ERROR_HANDLING", category=DeprecationWarning)
-        cell = (atoms.cell.array, atoms.get_scaled_positions(), atoms.numbers)
-        found = spglib.get_symmetry_dataset(cell, symprec=symprec)
+    cell = (atoms.cell.array, atoms.get_scaled_positions(), atoms.numbers)
+    found = from_spglib("get_symmetry_dataset", cell, symprec=symprec)
     return None if found is None else int(found.number)

@@ -171,7 +171,7 @@ def _wants(
 
 
 def _conditions(model: CrystalGenerator, request: Request) -> tuple[list[Condition], list[str]]:
-    """Conditions of a request, that of the best among them, and remarks on those that no training crystal answers.
+    """Conditions of a request, that of the best among them, and remarks on those beyond the training set.
 
     Raises:
         VibronicError: a property that the model was not trained on, or one asked for twice.
@@ -197,9 +197,6 @@ def _conditions(model: CrystalGenerator, request: Request) -> tuple[list[Conditi
     conditions = merged(conditions)
     units = {t.name: "" if t.unit == "1" else f" {t.unit}" for t in model.targets}
     remarks += [said for c in conditions if (said := beyond(c, memory.column(c.name), units[c.name]))]
-    met = [c.seen(memory.column(c.name)).met(memory.column(c.name)) for c in conditions]
-    if met and not torch.stack(met).all(0).any():
-        remarks.append("no training crystal answers all conditions at once: the sizes of cells are those of any")
     return conditions, remarks
 
 

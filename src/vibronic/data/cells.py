@@ -7,6 +7,7 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -67,18 +68,25 @@ def symmetrised(atoms: Atoms, symprec: float) -> Atoms:
     Args:
         atoms: a crystal; of its labels only numbers in ``info`` stay.
     """
-    import spglib
-
-    os.environ.setdefault("SPGLIB_WARNING", "OFF")  # of what it does not find, on standard error
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        cell = (atoms.cell.array, atoms.get_scaled_positions(), atoms.numbers)
-        found = spglib.standardize_cell(cell, to_primitive=True, no_idealize=False, symprec=symprec)
+    cell = (atoms.cell.array, atoms.get_scaled_positions(), atoms.numbers)
+    found = from_spglib("standardize_cell", cell, to_primitive=True, no_idealize=False, symprec=symprec)
     if found is None:
         return atoms
     lattice, scaled, numbers = found
     info = {k: v for k, v in atoms.info.items() if np.ndim(v) == 0}
     return reduced(Atoms(numbers, scaled_positions=scaled, cell=lattice, pbc=True, info=info))
+
+
+def from_spglib(function: str, *arguments: Any, **options: Any) -> Any:
+    """What a function of spglib finds; None where it finds nothing, which it tells by an error where phonopy has been imported."""
+    import spglib
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of how it will tell failures one day
+            return getattr(spglib, function)(*arguments, **options)
+    except Exception:  # a class of its own in some versions only
+        return None
 
 
 def _primitive(atoms: Atoms, symprec: float) -> tuple[np.ndarray, np.ndarray]:
@@ -87,19 +95,12 @@ def _primitive(atoms: Atoms, symprec: float) -> tuple[np.ndarray, np.ndarray]:
     # Every lattice translation within the cell multiplies the atoms of every element: often there is no room for one.
     if math.gcd(*Counter(atoms.numbers.tolist()).values()) == 1:
         return everything
-    import spglib
-
     # Magnetic moments, charges and tags tell atoms of one element apart.
     kinds = np.column_stack([atoms.numbers, atoms.get_tags(), atoms.get_initial_charges()])
     moments = atoms.get_initial_magnetic_moments().reshape(len(atoms), -1)
     kinds = np.unique(np.column_stack([kinds, moments]), axis=0, return_inverse=True)[1].reshape(-1)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of how spglib will tell failures one day
-            cell = (atoms.cell.array.tolist(), atoms.get_scaled_positions().tolist(), kinds.tolist())
-            found = spglib.get_symmetry_dataset(cell, symprec)
-    except Exception:  # a class of its own in some versions only
-        return everything
+    cell = (atoms.cell.array.tolist(), atoms.get_scaled_positions().tolist(), kinds.tolist())
+    found = from_spglib("get_symmetry_dataset", cell, symprec)
     if found is None:
         return everything
     kept = np.unique(found.mapping_to_primitive, return_index=True)[1]
@@ -112,14 +113,7 @@ def _primitive(atoms: Atoms, symprec: float) -> tuple[np.ndarray, np.ndarray]:
 
 def _niggli(basis: np.ndarray) -> np.ndarray:
     """Niggli-reduced lattice vectors of the same lattice, in the same orientation."""
-    import spglib
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            found = spglib.niggli_reduce(basis)
-    except Exception:
-        found = None
+    found = from_spglib("niggli_reduce", basis)
     if found is not None:
         turn = np.round(found @ np.linalg.inv(basis))
         if abs(abs(np.linalg.det(turn)) - 1) < 1e-6:
