@@ -333,11 +333,11 @@ def prediction(n: int, seeds: int) -> dict[str, Any]:
             ("and property", True, False),
         ):
             matched = []
-            for atoms in chosen:
+            for seed, atoms in enumerate(chosen):
                 value = float(atoms.info[known.property])
                 conditions = (Condition(known.property, EQUAL, value),) if wish else ()
                 request = Request(conditions, composition=str(atoms.symbols), guidance=1.0, keep="all", free=free)
-                made = generate(network, request, 20).crystals
+                made = generate(network, request, 20, seed).crystals
                 matched.append([matching.match_rate([one], [atoms]) for one in made])
             hit = np.array([[rate for rate, _ in row] for row in matched])
             away = [row[0][1] for row in matched if row[0][1] is not None]

@@ -302,6 +302,28 @@ def test_a_composition_takes_the_sites_of_a_crystal_of_its_pattern(tiny_model: C
             assert space_group(atoms, 1e-3) == 225  # of CaF2, which alone is of this pattern
 
 
+def test_compositions_go_where_their_elements_are_most_alike(
+    tiny_model: Callable[..., CrystalGenerator], handed: Callable[..., list]
+) -> None:
+    """CuS is like ZnS, NaF like NaCl, then CsCl; the second time round the list begins again."""
+    memory = tiny_model("adaln").memory
+    of_two = [(11, 17), (30, 16), (55, 17), (31, 33)]
+    unlike = memory.unlike([11, 9])
+    assert torch.isfinite(unlike).sum() == 4
+    assert memory.unlike([17, 11]).min() == 0
+    (args,) = handed(Request(composition="CuS", evaluations=2, keep="all"))
+    lent = [tuple(row) for row in args[-1].numbers[:4].tolist()]
+    assert {tuple(sorted(pair)) for pair in lent} == {tuple(sorted(pair)) for pair in of_two}
+    assert sorted(lent[0]) == [16, 30]
+    assert torch.equal(args[-1].numbers[4:], args[-1].numbers[:4])
+    for row, template in zip(args[0].tolist(), args[-1].numbers.tolist(), strict=True):
+        assert row == [29 if z in (11, 30, 55, 31) else 16 for z in template]
+    (args,) = handed(Request((Condition.parse("band_gap=2"),), composition="NaF", evaluations=2, keep="all"))
+    assert sorted(args[-1].numbers[0].tolist()) == [17, 55]  # nearly as alike, and of this gap
+    (args,) = handed(Request((Condition.parse("band_gap>=4"),), composition="NaF", evaluations=2, keep="all"))
+    assert {tuple(sorted(row)) for row in args[-1].numbers.tolist()} == {(31, 33)}
+
+
 def test_a_group_that_no_crystal_of_this_size_has(tiny_model: Callable[..., CrystalGenerator]) -> None:
     model = tiny_model("adaln")
     with pytest.raises(VibronicError, match="no crystal of space group 221 with 3 atoms"):

@@ -320,6 +320,12 @@ def test_what_is_not_symmetric_stays() -> None:
     )
 
 
+def test_elements_in_chemical_order() -> None:
+    assert cells.in_chemical_order([22, 8, 38, 8, 8]) == [(38, 1), (22, 1), (8, 3)]
+    assert cells.in_chemical_order([9, 19, 9, 30, 9]) == [(19, 1), (30, 1), (9, 3)]
+    assert sorted(map(cells.pettifor, range(1, 104))) == list(range(1, 104))
+
+
 @pytest.mark.parametrize("raises", [False, True])
 def test_what_spglib_cannot_do_is_no_error(monkeypatch: pytest.MonkeyPatch, raises: bool) -> None:
     """Phonopy makes spglib raise errors in the whole process as soon as it is imported."""

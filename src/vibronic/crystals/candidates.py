@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from vibronic.crystals.cells import Cells, padded
 from vibronic.crystals.conditioning import BETWEEN, EQUAL, NOTHING, Asked, Condition
 from vibronic.crystals.generator import CrystalGenerator
 from vibronic.crystals.validity import structural_validity
-from vibronic.data.cells import pattern, symmetrised
+from vibronic.data.cells import in_chemical_order, pattern, symmetrised
 
 Keep = Literal["new", "valid", "all"]
 
@@ -96,13 +95,18 @@ class Candidates:
         self.among = self._among()
         self.lent = self._lent()
         answers = self.among if self.among.any() else torch.ones_like(self.among)
-        for one in conditions:
-            answers = answers & one.seen(model.memory.column(one.name)).met(model.memory.column(one.name))
+        for one in self._seen():
+            answers = answers & one.met(model.memory.column(one.name))
         if not answers.any():
             what = "sizes of cells and sites" if self.lent else "sizes of cells"
             self.remarks.append(f"no training crystal answers all of this at once: {what} are those of others")
+        self.ranked = None  # training crystals for a composition, the likeliest first
+        if self.composition and self.lent:
+            self.ranked = model.memory.ranked(self._seen(), self.among, model.memory.unlike(self.composition))
+        self.drawn = 0
         model.check(self._drawn(1)[1], request.guidance)
-        self.generator.manual_seed(seed)  # as if that draw had not been
+        self.drawn = 0  # as if that draw had not been
+        self.generator.manual_seed(seed)
 
     def _check(self) -> None:
         """Refuse sizes, elements and space groups that the training set did not hold."""
@@ -163,13 +167,21 @@ class Candidates:
         self.remarks.append(f"no training crystal with {which} lends its symmetry: atoms are placed freely")
         return False
 
+    def _seen(self) -> list[Condition]:
+        """The conditions as far as training crystals can meet them."""
+        return [c.seen(self.model.memory.column(c.name)) for c in self.conditions]
+
     def _drawn(self, n: int) -> tuple[list[list[int]], Asked, Cells | None]:
         """Atomic numbers of each cell, -1 where the model is to choose, what is asked of it, and training crystals whose symmetry it is to
         keep; what the request leaves open is taken from training crystals that answer it."""
         memory, size = self.model.memory, self.request.n_atoms
-        seen = [c.seen(memory.column(c.name)) for c in self.conditions]
+        seen = self._seen()
         barren = [atoms for atoms, tries in self.tried.items() if tries is not None and tries >= BARREN]
-        rows = memory.draw(n, seen, self.generator, self.among if self.among.any() else None, barren)
+        if self.ranked is not None:
+            rows = self.ranked[torch.arange(self.drawn, self.drawn + n) % len(self.ranked)]
+        else:
+            rows = memory.draw(n, seen, self.generator, self.among if self.among.any() else None, barren)
+        self.drawn += n
         value, kind = torch.zeros(n, len(memory.properties)), torch.full((n, len(memory.properties)), NOTHING)
         for one in seen:
             k = memory.properties.index(one.name)
@@ -198,14 +210,12 @@ class Candidates:
         return Cells.from_batch(batch.to(self.device, cells.lattice.dtype))
 
     def _dealt(self, numbers: list[int]) -> list[int]:
-        """The elements of the composition in place of those of a training crystal, as many for as many, at random where several are."""
+        """The elements of the composition in place of those of a training crystal, as many for as many, like for like."""
         assert self.composition is not None
-        wanted, own = Counter(self.composition), Counter(z for z in numbers if z)
-        elements = list(wanted)
-        order = torch.randperm(len(elements), generator=self.generator, device=self.device).tolist()
-        ours = sorted((elements[k] for k in order), key=wanted.__getitem__)
-        given = dict(zip(sorted(own, key=own.__getitem__), ours, strict=True))
-        return [given[z] for z in numbers if z]
+        own = [z for z in numbers if z]
+        places = zip(in_chemical_order(own), in_chemical_order(self.composition), strict=True)
+        given = {before: z for (before, _), (z, _) in places}
+        return [given[z] for z in own]
 
     def learn(self, size: int, new: bool) -> None:
         """Sizes of which nothing is new after some tries are left: of two atoms of carbon there is nothing but diamond."""

@@ -6,6 +6,7 @@ how many atoms crystals have, which elements, the range of a property, its best 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from vibronic.crystals.cells import Cells
 from vibronic.crystals.conditioning import EQUAL, Condition
-from vibronic.data.cells import pattern, reduced_composition
+from vibronic.data.cells import in_chemical_order, pattern, pettifor, reduced_composition
 
 
 class Memory(nn.Module):
@@ -79,8 +80,26 @@ class Memory(nn.Module):
 
     def patterns(self) -> list[tuple[int, ...]]:
         """Of each crystal (see :func:`data.cells.pattern`)."""
+        return [pattern(one) for one in self._elements()]
+
+    def unlike(self, numbers: Sequence[int]) -> Tensor:
+        """(S,) how far elements (atomic numbers of the atoms of one cell) are from those of each crystal that they would replace:
+        steps along Pettifor's scale, averaged over the atoms; infinite where the pattern is another."""
+        wanted, ours = pattern(numbers), in_chemical_order(numbers)
+        found = torch.full((len(self),), math.inf, dtype=torch.float64)
+        for k, one in enumerate(self._elements()):
+            if pattern(one) == wanted:
+                steps = [
+                    n * abs(pettifor(a) - pettifor(b))
+                    for (a, n), (b, _) in zip(ours, in_chemical_order(one), strict=True)
+                ]
+                found[k] = sum(steps) / len(one)
+        return found
+
+    def _elements(self) -> list[np.ndarray]:
+        """Atomic numbers of each crystal's atoms."""
         ends = np.cumsum(self.counts.long().cpu().numpy())
-        return [pattern(one) for one in np.split(self.numbers.cpu().numpy(), ends[:-1])]
+        return np.split(self.numbers.cpu().numpy(), ends[:-1])
 
     def alone(self) -> frozenset[int]:
         """Atomic numbers of the elements that form a crystal without any other."""
@@ -114,18 +133,9 @@ class Memory(nn.Module):
             barren: numbers of atoms to pass over, where there are others.
         """
         counts = self.counts.cpu().long()
-        meets = among = torch.ones(len(self), dtype=torch.bool) if among is None else among.cpu()
-        for one in conditions:
-            meets = meets & one.met(self.column(one.name))
-        if not meets.any():
-            meets = among
+        meets, square = self._answers(conditions, among)
         fertile = meets & ~torch.isin(counts, torch.tensor(sorted(barren), dtype=torch.long))
         meets = fertile if fertile.any() else meets
-        square = torch.zeros(len(self), dtype=torch.float64)
-        for one in conditions:
-            if one.kind == EQUAL:
-                values = self.column(one.name)
-                square += ((values - one.value) / values.std(unbiased=False).clamp(min=1e-12)) ** 2
         least = min(20, max(1, len(self) // 20))
         width = square[meets].sort().values[:least].max().sqrt().clamp(min=0.05)
         weights = torch.where(meets, torch.exp(-0.5 * square / width**2), 0.0)
@@ -133,3 +143,23 @@ class Memory(nn.Module):
         drawn = torch.rand(n, generator=generator, device=generator.device, dtype=torch.float64)
         place = torch.searchsorted(weights.cumsum(0), drawn.cpu() * weights.sum())
         return place.clamp(max=len(self) - 1)
+
+    def ranked(self, conditions: Sequence[Condition], among: Tensor, unlike: Tensor) -> Tensor:
+        """Crystals ``among`` (S,) the training set, as indices, that answer the conditions, or all where none does; first those whose
+        values are near those asked for and which are least ``unlike`` (S,), each in standard deviations."""
+        meets, square = self._answers(conditions, among)
+        spread = unlike[among].std(correction=0).clamp(min=1e-12)
+        order = (square + (unlike / spread) ** 2).argsort(stable=True)
+        return order[meets[order]]
+
+    def _answers(self, conditions: Sequence[Condition], among: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(S,) which crystals answer conditions together, all ``among`` them where none does, and (S,) how far their values are from those
+        asked for, in standard deviations, squared and summed."""
+        everything = torch.ones(len(self), dtype=torch.bool) if among is None else among.cpu()
+        meets, square = everything, torch.zeros(len(self), dtype=torch.float64)
+        for one in conditions:
+            values = self.column(one.name)
+            meets = meets & one.met(values)
+            if one.kind == EQUAL:
+                square += ((values - one.value) / values.std(unbiased=False).clamp(min=1e-12)) ** 2
+        return (meets if meets.any() else everything), square

@@ -7,6 +7,7 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -161,3 +162,18 @@ def reduced_composition(numbers: Iterable[int]) -> Composition:
 def pattern(numbers: Iterable[int]) -> tuple[int, ...]:
     """How many atoms each element has, in falling order: (3, 1, 1) of a cell of SrTiO3."""
     return tuple(sorted(Counter(int(z) for z in numbers).values(), reverse=True))
+
+
+def in_chemical_order(numbers: Iterable[int]) -> list[tuple[int, int]]:
+    """Elements and how many atoms each has, the rarest first, of as many along Pettifor's scale: elements that come at the same place
+    in two crystals of one pattern are likely to replace each other."""
+    counts = Counter(int(z) for z in numbers)
+    return sorted(counts.items(), key=lambda one: (one[1], pettifor(one[0])))
+
+
+@cache
+def pettifor(number: int) -> float:
+    """Place of an element on the chemical scale of Pettifor (Solid State Commun. 51, 31 (1984)), from 1 (He) to 103 (H)."""
+    from pymatgen.core import Element
+
+    return float(Element.from_Z(number).mendeleev_no)
