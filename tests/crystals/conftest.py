@@ -94,12 +94,19 @@ def generator_model(generator_name: str) -> CrystalGenerator:
     return tiny(generator_name)
 
 
-def learned(kind: str, updates: int, rate: float = 5e-3, repeats: int = 4, **settings: object) -> CrystalGenerator:
-    """A model after some updates on the simple crystals, shown ``repeats`` times in each."""
+def learned(
+    kind: str,
+    updates: int,
+    rate: float = 5e-3,
+    repeats: int = 4,
+    structures: list[Atoms] | None = None,
+    **settings: object,
+) -> CrystalGenerator:
+    """A model after some updates on crystals, the simple ones if no others are given, shown ``repeats`` times in each."""
     torch.manual_seed(0)
     model = store.build(kind, targets=["band_gap"], **settings)
     assert isinstance(model, CrystalGenerator)
-    one = training_batch(model, simple_crystals())
+    one = training_batch(model, structures or simple_crystals())
     model.prepare(one)
     batch = Batch.collate([one] * repeats)
     optimizer = torch.optim.Adam(model.parameters(), rate)
@@ -115,5 +122,5 @@ def learned(kind: str, updates: int, rate: float = 5e-3, repeats: int = 4, **set
 
 @pytest.fixture(scope="session")
 def taught() -> Callable[..., CrystalGenerator]:
-    """Function that trains a model on the simple crystals."""
+    """Function that trains a model on some crystals."""
     return learned

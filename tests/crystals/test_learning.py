@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 import pytest
 from ase import Atoms
+from ase.build import bulk
+from ase.spacegroup import crystal
 
 from vibronic.crystals.candidates import Request
 from vibronic.crystals.conditioning import Condition
@@ -27,8 +29,15 @@ def asked_one_by_one(model: CrystalGenerator, crystals: list[Atoms], evaluations
 
 
 def test_our_model_learns_eight_crystals(taught: Callable[..., CrystalGenerator], crystals: list[Atoms]) -> None:
+    """Two of them with atoms that symmetry leaves free to move."""
+    rutile = crystal(
+        ["Ti", "O"], [(0, 0, 0), (0.305, 0.305, 0)], spacegroup=136, cellpar=[4.59, 4.59, 2.96, 90, 90, 90]
+    )
+    crystals = [*crystals[:6], rutile, bulk("ZnO", "wurtzite", a=3.25, c=5.2)]
+    for k, atoms in enumerate(crystals):
+        atoms.info["band_gap"] = float(k)
     settings = {"width": 48, "depth": 2, "heads": 2, "pair": 16, "frequencies": 3, "dropout": 0.0}
-    model = taught("crystal-diffusion", 800, repeats=6, **settings)
+    model = taught("crystal-diffusion", 800, repeats=6, structures=crystals, **settings)
     assert_learned(model, crystals, 20)
     made = asked_one_by_one(model, crystals, 20, seed=1)
     for atoms, target in zip(made, crystals, strict=True):

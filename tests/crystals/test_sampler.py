@@ -400,6 +400,10 @@ def test_changed_crystals_are_judged_again(ask: Ask, handing_out, crystals: list
         own = float(trained.estimate(_cells(trained, made, "band_gap_estimate")[0])[1, 0])
     assert made[1].info["band_gap_estimate"] == pytest.approx(own, abs=1e-4)
     assert [a.info["off"] for a in made] != offs
+    skew = made[1].copy()
+    skew.cell[1] += skew.cell[0]  # another cell of the same lattice
+    judge(trained, Request(), [skew])
+    assert skew.info["band_gap_estimate"] == pytest.approx(own, abs=1e-4)
 
 
 # --- sizes and randomness ---

@@ -28,7 +28,7 @@ from vibronic.crystals.conditioning import (
 from vibronic.crystals.generator import CrystalGenerator
 from vibronic.crystals.matching import Known, quiet, space_group
 from vibronic.crystals.validity import composition_validity, structural_validity
-from vibronic.data.cells import Composition, reduced_composition
+from vibronic.data.cells import Composition, reduced, reduced_composition
 
 BEST = 0.05
 """Share of the training set that counts as its best."""
@@ -135,7 +135,8 @@ def generate(
 
 def judge(model: CrystalGenerator, request: Request, crystals: list[Atoms]) -> None:
     """Say anew in ``info`` what :func:`generate` said of crystals that have been changed since, as by relaxing."""
-    batch = Batch.collate([Batch.from_atoms(atoms, 0.0) for atoms in crystals])
+    cells = [reduced(atoms) if structural_validity(atoms) else atoms for atoms in crystals]
+    batch = Batch.collate([Batch.from_atoms(atoms, 0.0) for atoms in cells])
     device = next(model.parameters()).device
     estimates = model.estimate(Cells.from_batch(batch.to(device, torch.get_default_dtype())))
     for atoms, values in zip(crystals, estimates.tolist(), strict=True):
