@@ -382,10 +382,12 @@ def test_what_is_lent_is_as_symmetric_as_its_space_group_says(
     memory.fractional[last - 1, 0] += 0.01
     off = memory.cells(torch.tensor([row])).to_atoms()[0]
     assert space_group(off, 0.1) == exact != space_group(off, 0.01)
-    lent = [args[-1].to_atoms() for args in handed(Request(n_atoms=3, evaluations=2, keep="all"), memory)]
+    how: dict = {"evaluations": 2, "keep": "all"}
+    lent = [args[-1].to_atoms() for args in handed(Request(spacegroup=exact, n_atoms=3, **how), memory)]
     assert {space_group(atoms, 1e-3) for some in lent for atoms in some} == {exact}
-    given = handed(Request(n_atoms=3, evaluations=2, keep="all", tolerance=0.0), memory)
-    assert {space_group(atoms, 0.01) for args in given for atoms in args[-1].to_atoms()} != {exact}
+    for request in (Request(spacegroup=exact, n_atoms=3, tolerance=0.0, **how), Request(n_atoms=3, **how)):
+        own = [args[-1].to_atoms() for args in handed(request, memory)]
+        assert {space_group(atoms, 0.01) for some in own for atoms in some} != {exact}
 
 
 def test_what_no_training_crystal_of_the_group_answers_is_told(tiny_model: Callable[..., CrystalGenerator]) -> None:

@@ -200,8 +200,10 @@ class Candidates:
         return [[-1] * count for count in sizes], asked, templates
 
     def _templates(self, rows: Tensor) -> Cells:
-        """Training crystals, made symmetric within the tolerance as what comes of them will be."""
+        """Training crystals; made symmetric within the tolerance where a space group is asked for, which they have within 0.1 Angstrom."""
         cells = self.model.memory.cells(rows.to(self.model.memory.counts.device))
+        if not self.request.spacegroup:
+            return cells
         for row, atoms in zip(rows.tolist(), cells.to_atoms(), strict=True):
             if row not in self.templates:
                 found = symmetrised(atoms, self.tolerance) if self.tolerance else atoms
