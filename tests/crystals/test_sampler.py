@@ -208,7 +208,7 @@ def test_semantics_of_keep(ask: Ask, handing_out, crystals: list[Atoms]) -> None
     made = ask(n=2, keep="new", n_atoms=2)
     assert [a.get_chemical_formula() for a in made.crystals] == ["CsF"]
     assert made.counts["candidates"] == sampler.TRIES * 2
-    assert made.remarks[-1] == "1 of 2 crystals were found among 16 candidates"
+    assert made.remarks[-1].startswith("1 of 2 crystals were found among 16 candidates: most others are known")
 
     handing_out(variants(crystals), estimates)
     made = ask(n=7, keep="valid", n_atoms=2)
@@ -318,6 +318,16 @@ def test_of_several_the_nearest_are_chosen(ask: Ask, handing_out, crystals: list
     made = ask("band_gap=3", n=6, keep="valid", choice=4)
     assert {round(a.info["band_gap_estimate"]) for a in made.crystals} <= {2, 3, 4}
     assert len(ask("band_gap=3", n=6, keep="all", choice=4).crystals) == 6
+
+
+def test_what_answers_best_comes_first(ask: Ask, handing_out, crystals: list[Atoms]) -> None:
+    handing_out(crystals[:4], [6.0, 2.5, 3.0, 1.0])
+    made = ask("band_gap=2", n=4, keep="valid").crystals
+    assert [a.info["band_gap_estimate"] for a in made] == [2.5, 3.0, 1.0, 6.0]
+    assert [a.info["id"] for a in made] == ["0-0", "0-1", "0-2", "0-3"]
+    handing_out(crystals[:4], [6.0, 2.5, 3.0, 1.0])
+    as_they_come = ask("band_gap=2", n=4, keep="all").crystals
+    assert [a.info["band_gap_estimate"] for a in as_they_come] == [6.0, 2.5, 3.0, 1.0]
 
 
 def test_a_bound_holds_for_a_trained_model(ask: Ask) -> None:

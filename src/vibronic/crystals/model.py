@@ -54,6 +54,11 @@ sampling: Xu 2023). Chosen among ten plans by trials on Carbon-24."""
 
 _STEPS = 5  # of each such time
 
+_CALM = 0.5
+"""Spread of the lattices' noise when a crystal settles anew, where training has 1: nearer to the middle of what the network thinks possible
+(low-temperature sampling: Ingraham, Nature 623, 1070 (2023)). Of 96 training crystals of MP-20 with their own species, volumes are
+11 % off (root mean square) instead of 14; without any noise they are 8 % too small."""
+
 _NAMINGS = (4, 16)
 """Fewest and most names drawn for one skeleton, among which the estimate of the properties chooses: one for each 25 evaluations. Perov-5
 hardly gains by more than four, MP-20 does."""
@@ -325,7 +330,7 @@ class CrystalDiffusion(CrystalGenerator):
             if not settling:
                 continue
             way, strain = self._noise(geometry[0], species, symmetry, generator)
-            taken = geometry[0] - (1 - back) * way, keeping(strain + back * (geometry[1] - strain))
+            taken = geometry[0] - (1 - back) * way, keeping(torch.lerp(_CALM * strain, geometry[1], back))
             times = back + (1 - back) * flow_times(settling)
             geometry = _flow(partial(say, species), keeping, taken, times, tell)
         fractional, strain = geometry

@@ -44,7 +44,7 @@ class Generated:
     """Crystals and how they came about.
 
     Attributes:
-        crystals: with ``valid``, ``unique``, ``novel``, the conditions asked for, the model's estimates and, where values were asked for, how far
+        crystals: those that answer best first, with ``valid``, ``unique``, ``novel``, the conditions asked for, the model's estimates and, where values were asked for, how far
             these are ``off`` (standard deviations, summed) in ``info``.
         counts: candidates, and those of them that were valid, unique among the valid, novel.
         passed: what crystals had to be, in turn, and how many candidates were this and all before.
@@ -120,8 +120,9 @@ def generate(
     counts = {"candidates": len(found)}
     counts |= {name: sum(a.info[name] for a in found) for name in ("valid", "unique")}
     counts["novel"] = sum(a.info["unique"] and a.info["novel"] for a in found)
-    if wanted > n:
-        kept = sorted(sorted(kept, key=lambda k: sum(want(found[k].info) for want in wants))[:n])
+    kept = kept[:wanted]
+    if wants and request.keep != "all":  # what answers best comes first
+        kept.sort(key=lambda k: sum(want(found[k].info) for want in wants))
     crystals = [found[k] for k in kept[:n]]
     for k, atoms in enumerate(crystals):
         atoms.info = {"id": f"{seed}-{k}", "seed": seed, **atoms.info}
@@ -129,7 +130,10 @@ def generate(
     if n < len(kept) < wanted:
         remarks.append(f"each was chosen of {len(kept) / n:.1f}, not of {request.choice}: no more were worth keeping")
     if 0 < len(crystals) < n:
-        remarks.append(f"{len(crystals)} of {n} crystals were found among {len(found)} candidates")
+        few = f"{len(crystals)} of {n} crystals were found among {len(found)} candidates"
+        if request.keep == "new" and counts["novel"] < counts["valid"] / 4:
+            few += ": most others are known or came before (--keep valid takes them too)"
+        remarks.append(few)
     return Generated(crystals, counts, passed, remarks, seconds)
 
 
