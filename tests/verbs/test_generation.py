@@ -12,7 +12,9 @@ from ase import Atoms
 from ase.build import bulk
 from ase.io import read, write
 
+from vibronic import __version__
 from vibronic.cli import main
+from vibronic.crystals.validity import structural_validity
 from vibronic.learning import store
 
 TINY = [f"--model.{k}={v}" for k, v in {"width": 16, "depth": 1, "heads": 2, "frequencies": 3}.items()]
@@ -94,6 +96,14 @@ def test_crystals_from_it(home: Path, model: str, tmp_path: Path, capsys: pytest
     assert [r["id"] for r in rows] == [a.info["id"] for a in frames]
     assert [r["formula"] for r in rows] == [a.get_chemical_formula("metal") for a in frames]
     assert [int(r["n_atoms"]) for r in rows] == [len(a) for a in frames]
+    for row, atoms in zip(rows, frames, strict=True):
+        volume, distance = row["volume_per_atom [Angstrom^3]"], row["shortest_distance [Angstrom]"]
+        if not structural_validity(atoms):
+            assert volume == distance == ""
+            continue
+        assert float(volume) == pytest.approx(atoms.get_volume() / len(atoms), rel=1e-4)
+        pairs = atoms.repeat(3).get_all_distances(mic=True)  # an atom's own images too
+        assert float(distance) == pytest.approx(pairs[pairs > 0].min(), rel=1e-4)
     counts = json.loads(out.with_suffix(".json").read_text())
     assert counts["counts"]["candidates"] == counts["counts"]["delivered"] == 6
     assert counts["evaluations_per_crystal"] == 6
@@ -104,6 +114,9 @@ def test_crystals_from_it(home: Path, model: str, tmp_path: Path, capsys: pytest
     assert record["config"]["keep"] == "all"
     cifs = sorted((tmp_path / "cifs").iterdir())
     assert [p.name for p in cifs] == [f"{a.info['id']}-{a.get_chemical_formula('metal')}.cif" for a in frames]
+    told = cifs[0].read_text()
+    assert told.startswith(f"# made by Vibronic {__version__}, {model}, --seed 7\n")
+    assert f"# band_gap_estimate: {frames[0].info['band_gap_estimate']}" in told
     first = read(cifs[0])
     assert sorted(first.numbers) == sorted(frames[0].numbers)
     assert abs(first.cell.volume) == pytest.approx(abs(frames[0].cell.volume), rel=1e-3)

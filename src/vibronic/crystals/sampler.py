@@ -130,10 +130,10 @@ def generate(
     if n < len(kept) < wanted:
         remarks.append(f"each was chosen of {len(kept) / n:.1f}, not of {request.choice}: no more were worth keeping")
     if 0 < len(crystals) < n:
-        few = f"{len(crystals)} of {n} crystals were found among {len(found)} candidates"
+        said = f"{len(crystals)} of {n} crystals were found among {len(found)} candidates"
         if request.keep == "new" and counts["novel"] < counts["valid"] / 4:
-            few += ": most others are known or came before (--keep valid takes them too)"
-        remarks.append(few)
+            said += ": most others are known or came before (--keep valid takes them too)"
+        remarks.append(said)
     return Generated(crystals, counts, passed, remarks, seconds)
 
 

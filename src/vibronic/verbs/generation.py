@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from vibronic import __version__
 from vibronic.core.errors import VibronicError
 from vibronic.core.provenance import run_record, writable, write_json
 from vibronic.verbs.common import say
@@ -144,7 +145,7 @@ def generate(
         write_structures(out, crystals)
         _write_table(table, crystals, units)
         if cifs is not None:
-            _write_cifs(cifs, crystals, seed)
+            _write_cifs(cifs, crystals, seed, f"made by Vibronic {__version__}, {model}, --seed {seed}")
         record |= {
             "counts": {**made.counts, "delivered": len(crystals)},
             "passed": made.passed,
@@ -334,7 +335,8 @@ def _relaxed(crystals: Sequence[Atoms], calculator: Calculator, engine: str) -> 
 
 def _write_table(path: Path, crystals: Sequence[Atoms], units: Mapping[str, str]) -> None:
     """CSV of what the crystals carry, units in the header."""
-    rows = [{"formula": a.get_chemical_formula("metal"), "n_atoms": len(a), **a.info} for a in crystals]
+    rows = [{"formula": a.get_chemical_formula("metal"), "n_atoms": len(a), **a.info, **_sizes(a)} for a in crystals]
+    units = {"volume_per_atom": "Angstrom^3", "shortest_distance": "Angstrom", **units}
     names = [name for name in dict.fromkeys(key for row in rows for key in row) if name != "units"]
     of = {name: units.get(name.removesuffix("_asked").removesuffix("_estimate"), "1") for name in names}
     with writable(path) as temporary, temporary.open("w", newline="") as file:
@@ -345,7 +347,18 @@ def _write_table(path: Path, crystals: Sequence[Atoms], units: Mapping[str, str]
             table.writerow([f"{value:.6g}" if isinstance(value, float) else value for value in values])
 
 
-def _write_cifs(folder: Path, crystals: Sequence[Atoms], seed: int) -> None:
+def _sizes(atoms: Atoms) -> dict[str, float]:
+    """What shows at once whether a crystal is squeezed or blown up; nothing of what is none."""
+    from vibronic.crystals.validity import structural_validity
+    from vibronic.sampling.sampler import shortest_pair
+
+    if not structural_validity(atoms):
+        return {}
+    return {"volume_per_atom": atoms.get_volume() / len(atoms), "shortest_distance": shortest_pair(atoms)[0]}
+
+
+def _write_cifs(folder: Path, crystals: Sequence[Atoms], seed: int, origin: str) -> None:
+    """A CIF of each crystal, all atoms of a cell listed; where it came from and what its ``info`` says as comments at the top."""
     from ase.io import write
 
     for stale in folder.glob(f"{seed}-*.cif"):
@@ -353,3 +366,6 @@ def _write_cifs(folder: Path, crystals: Sequence[Atoms], seed: int) -> None:
     for atoms in crystals:
         with writable(folder / f"{atoms.info['id']}-{atoms.get_chemical_formula('metal')}.cif") as temporary:
             write(temporary, atoms, format="cif")
+            told = [origin, *(f"{name}: {value}" for name, value in atoms.info.items())]
+            lines = [" ".join(line.split()) for line in told]
+            temporary.write_text("".join(f"# {line}\n" for line in lines) + temporary.read_text())
