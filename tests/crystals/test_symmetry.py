@@ -385,6 +385,8 @@ def test_what_is_lent_is_as_symmetric_as_its_space_group_says(
     how: dict = {"evaluations": 2, "keep": "all"}
     lent = [args[-1].to_atoms() for args in handed(Request(spacegroup=exact, n_atoms=3, **how), memory)]
     assert {space_group(atoms, 1e-3) for some in lent for atoms in some} == {exact}
+    wide = [args[-1].to_atoms() for args in handed(Request(spacegroup=exact, n_atoms=3, tolerance=0.3, **how), memory)]
+    assert {space_group(atoms, 1e-3) for some in wide for atoms in some} == {exact}
     for request in (Request(spacegroup=exact, n_atoms=3, tolerance=0.0, **how), Request(n_atoms=3, **how)):
         own = [args[-1].to_atoms() for args in handed(request, memory)]
         assert {space_group(atoms, 0.01) for some in own for atoms in some} != {exact}
@@ -398,3 +400,32 @@ def test_what_no_training_crystal_of_the_group_answers_is_told(tiny_model: Calla
         request = Request(conditions, spacegroup=225, n_atoms=3, evaluations=2, keep="all", free=free)
         assert any("answers all of this at once" in said for said in generate(model, request, 1).remarks)
     assert not generate(model, Request(conditions, evaluations=2, keep="all"), 1).remarks
+
+
+@pytest.mark.parametrize("tolerance", [0.05, 0.3])
+def test_no_group_above_the_one_asked_for_is_lent(
+    tiny_model: Callable[..., CrystalGenerator], handed: Callable[..., list], tolerance: float
+) -> None:
+    """Distorted by 0.12 Angstrom a fluorite has a lower group; within 0.3 it would be fluorite again."""
+    memory = tiny_model("adaln").memory
+    row = int((memory.counts == 3).nonzero()[0])
+    memory.fractional[int(memory.counts[: row + 1].sum()) - 1, 0] += 0.03
+    atoms = memory.cells(torch.tensor([row])).to_atoms()[0]
+    group = space_group(atoms, 0.1)
+    assert group == 8
+    assert space_group(atoms, 0.3) == 225
+    memory.spacegroups[row] = 8
+    request = Request(spacegroup=8, n_atoms=3, tolerance=tolerance, evaluations=2, keep="all")
+    assert {space_group(a, 1e-2) for args in handed(request, memory) for a in args[-1].to_atoms()} == {8}
+
+
+def test_equally_like_crystals_are_taken_in_another_order_by_another_seed(
+    tiny_model: Callable[..., CrystalGenerator],
+) -> None:
+    memory = tiny_model("adaln").memory
+    among, same = torch.ones(len(memory), dtype=torch.bool), torch.zeros(len(memory), dtype=torch.float64)
+    orders = {tuple(memory.ranked([], among, same, torch.Generator().manual_seed(k)).tolist()) for k in range(4)}
+    assert len(orders) > 1
+    unlike = 5 + same  # as far as one another: the condition decides
+    first = memory.ranked([Condition.parse("band_gap=4")], among, unlike, torch.Generator().manual_seed(0))[0]
+    assert float(memory.column("band_gap")[first]) == 4

@@ -22,6 +22,7 @@ from vibronic.core.errors import VibronicError
 from vibronic.crystals.cells import Cells, padded
 from vibronic.crystals.conditioning import BETWEEN, EQUAL, NOTHING, Asked, Condition
 from vibronic.crystals.generator import CrystalGenerator
+from vibronic.crystals.matching import WITHIN
 from vibronic.crystals.validity import structural_validity
 from vibronic.data.cells import in_chemical_order, pattern, symmetrised
 
@@ -79,6 +80,8 @@ class Candidates:
         self.tolerance = model.tolerance if request.tolerance is None else request.tolerance
         if not 0 <= self.tolerance < 1:
             raise VibronicError(f"the tolerance is a length in Angstrom, at least 0 and below 1, not {self.tolerance}")
+        if request.spacegroup:  # a wider one would make crystals more symmetric than is asked for
+            self.tolerance = min(self.tolerance, WITHIN)
         if not 0 <= request.guidance < 100:
             raise VibronicError(f"the guidance is between 0 and 100, not {request.guidance}")
         self.composition = None if request.composition is None else _numbers(request.composition)
@@ -98,11 +101,22 @@ class Candidates:
         for one in self._seen():
             answers = answers & one.met(model.memory.column(one.name))
         if not answers.any():
-            what = "sizes of cells and sites" if self.lent else "sizes of cells"
-            self.remarks.append(f"no training crystal answers all of this at once: {what} are those of others")
+            sized = bool(self.composition or request.n_atoms)
+            left = (
+                "sites"
+                if self.lent and sized
+                else "sizes of cells and sites"
+                if self.lent
+                else ""
+                if sized
+                else "sizes of cells"
+            )
+            others = f": {left} are those of others" if left else ""
+            self.remarks.append(f"no training crystal answers all of this at once{others}")
         self.ranked = None  # training crystals for a composition, the likeliest first
         if self.composition and self.lent:
-            self.ranked = model.memory.ranked(self._seen(), self.among, model.memory.unlike(self.composition))
+            unlike = model.memory.unlike(self.composition)
+            self.ranked = model.memory.ranked(self._seen(), self.among, unlike, torch.Generator().manual_seed(seed))
         self.drawn = 0
         model.check(self._drawn(1)[1], request.guidance)
         self.drawn = 0  # as if that draw had not been
@@ -200,7 +214,7 @@ class Candidates:
         return [[-1] * count for count in sizes], asked, templates
 
     def _templates(self, rows: Tensor) -> Cells:
-        """Training crystals; made symmetric within the tolerance where a space group is asked for, which they have within 0.1 Angstrom."""
+        """Training crystals; made symmetric within the tolerance where a space group is asked for, which they may have within as much only."""
         cells = self.model.memory.cells(rows.to(self.model.memory.counts.device))
         if not self.request.spacegroup:
             return cells

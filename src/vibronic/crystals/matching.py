@@ -23,6 +23,9 @@ from vibronic.data.cells import Composition, from_spglib, reduced_composition
 LTOL, STOL, ANGLE_TOL = 0.3, 0.5, 10.0
 """Tolerances of pymatgen's StructureMatcher that the field uses for crystals that are the same."""
 
+WITHIN = 0.1
+"""Angstrom; space groups are told within this."""
+
 
 def matcher(close: bool = False) -> Any:
     """The StructureMatcher of the field: lengths to 0.3, sites to 0.5 of (V/N)^(1/3), angles to 10 degrees.
@@ -180,7 +183,7 @@ def match_rate(generated: Sequence[Atoms], targets: Sequence[Atoms]) -> tuple[fl
     return len(found) / len(targets), float(np.mean(found)) if found else None
 
 
-def space_group(atoms: Atoms, symprec: float = 0.1) -> int | None:
+def space_group(atoms: Atoms, symprec: float = WITHIN) -> int | None:
     """Number of the space group within ``symprec`` (Angstrom), None where spglib finds none."""
     cell = (atoms.cell.array, atoms.get_scaled_positions(), atoms.numbers)
     found = from_spglib("get_symmetry_dataset", cell, symprec=symprec)

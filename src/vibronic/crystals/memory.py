@@ -144,12 +144,15 @@ class Memory(nn.Module):
         place = torch.searchsorted(weights.cumsum(0), drawn.cpu() * weights.sum())
         return place.clamp(max=len(self) - 1)
 
-    def ranked(self, conditions: Sequence[Condition], among: Tensor, unlike: Tensor) -> Tensor:
+    def ranked(
+        self, conditions: Sequence[Condition], among: Tensor, unlike: Tensor, generator: torch.Generator
+    ) -> Tensor:
         """Crystals ``among`` (S,) the training set, as indices, that answer the conditions, or all where none does; first those whose
-        values are near those asked for and which are least ``unlike`` (S,), each in standard deviations."""
+        values are near those asked for and which are least ``unlike`` (S,), equal ones at random: ten steps of Pettifor's scale count
+        as one standard deviation."""
         meets, square = self._answers(conditions, among)
-        spread = unlike[among].std(correction=0).clamp(min=1e-12)
-        order = (square + (unlike / spread) ** 2).argsort(stable=True)
+        mixed = torch.randperm(len(self), generator=generator)
+        order = mixed[(square + (unlike / 10) ** 2)[mixed].argsort(stable=True)]
         return order[meets[order]]
 
     def _answers(self, conditions: Sequence[Condition], among: Tensor | None) -> tuple[Tensor, Tensor]:

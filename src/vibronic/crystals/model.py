@@ -56,8 +56,8 @@ _STEPS = 5  # of each such time
 
 _CALM = 0.5
 """Spread of the lattices' noise when a crystal settles anew, where training has 1: nearer to the middle of what the network thinks possible
-(low-temperature sampling: Ingraham, Nature 623, 1070 (2023)). Of 96 training crystals of MP-20 with their own species, volumes are
-11 % off (root mean square) instead of 14; without any noise they are 8 % too small."""
+(low-temperature sampling: Ingraham, Nature 623, 1070 (2023)). In a trial with the species and sites of 96 training crystals of MP-20 volumes
+were 11 % off (root mean square) instead of 14; without any noise 8 % too small."""
 
 _NAMINGS = (4, 16)
 """Fewest and most names drawn for one skeleton, among which the estimate of the properties chooses: one for each 25 evaluations. Perov-5

@@ -44,7 +44,7 @@ class Generated:
     """Crystals and how they came about.
 
     Attributes:
-        crystals: those that answer best first, with ``valid``, ``unique``, ``novel``, the conditions asked for, the model's estimates and, where values were asked for, how far
+        crystals: those first that answer best by the model's own estimate, with ``valid``, ``unique``, ``novel``, the conditions asked for, the model's estimates and, where values were asked for, how far
             these are ``off`` (standard deviations, summed) in ``info``.
         counts: candidates, and those of them that were valid, unique among the valid, novel.
         passed: what crystals had to be, in turn, and how many candidates were this and all before.
@@ -170,8 +170,9 @@ def _wants(
     """What a choice goes by, the less the better: how far values are off, and the property of which the best are wanted."""
     wants = _far(model, conditions)
     if request.best and model.estimates and all(c.kind != EQUAL for c in conditions if c.name == request.best):
-        sign, key = -1.0 if request.highest else 1.0, f"{request.best}_estimate"
-        wants.append(lambda info: sign * info[key])
+        spread = float(model.memory.column(request.best).std(correction=0)) or 1.0
+        scale, key = (-1.0 if request.highest else 1.0) / spread, f"{request.best}_estimate"
+        wants.append(lambda info: scale * info[key])
     return wants
 
 

@@ -82,10 +82,11 @@ def from_spglib(function: str, *arguments: Any, **options: Any) -> Any:
     """What a function of spglib finds; None where it finds nothing, which it tells by an error where phonopy has been imported."""
     import spglib
 
+    call = getattr(spglib, function)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of how it will tell failures one day
-            return getattr(spglib, function)(*arguments, **options)
+            return call(*arguments, **options)
     except Exception:  # a class of its own in some versions only
         return None
 
