@@ -23,8 +23,9 @@ from vibronic.crystals.cells import Cells, centred, strain_of
 from vibronic.crystals.conditioning import AT_LEAST, AT_MOST, EQUAL, NOTHING, Asked
 from vibronic.crystals.generator import CrystalGenerator
 from vibronic.crystals.matching import match_rate
-from vibronic.crystals.model import CrystalDiffusion, _budget, _Choice
+from vibronic.crystals.model import CrystalDiffusion, _Choice
 from vibronic.crystals.sampler import generate
+from vibronic.crystals.schedules import budget
 from vibronic.crystals.symmetry import Symmetry
 from vibronic.crystals.takahara2024 import CrystalDiffusion2024, RelativePositions
 from vibronic.crystals.transformer import Output
@@ -534,7 +535,7 @@ def test_the_budget_is_spent(evaluations: int, hidden: int, several: int) -> Non
     """On one skeleton and several passes, of which the first names all atoms; on restarts of the flow where all species are given."""
     if evaluations < 5 * several:
         several = 1
-    skeleton, passes = _budget(evaluations, hidden, several)
+    skeleton, passes = budget(evaluations, hidden, several)
     naming = sum(rounds * several + (several if several > 1 and rounds else 0) for _, _, rounds, _ in passes)
     assert skeleton + naming + sum(settling for *_, settling in passes) == evaluations
     assert skeleton >= evaluations // 10

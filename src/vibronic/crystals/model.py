@@ -31,7 +31,7 @@ from vibronic.core.errors import VibronicError
 from vibronic.crystals.cells import Cells, centred, lattice_of, metric_of, shortest_ways, strain_of, strain_of_metric
 from vibronic.crystals.conditioning import Asked, ConditionEmbedding
 from vibronic.crystals.generator import CLASSES, CrystalGenerator, Progress
-from vibronic.crystals.schedules import flow_times
+from vibronic.crystals.schedules import budget, flow_times
 from vibronic.crystals.symmetry import Symmetry
 from vibronic.crystals.transformer import CrystalTransformer, Injection, Output
 from vibronic.crystals.validity import composition_validity
@@ -43,16 +43,6 @@ SKELETON, NAMING = 0.45, 0.35
 """Shares of the training crystals that teach the first two stages; the rest teaches the third."""
 
 _NEARLY = 0.15  # how far from the end of the flow names are learned: a generated skeleton is not quite a crystal's
-
-_PASSES = ((1.0, 0.5), (0.6, 0.5), (0.6, 0.6), (0.6, 0.7), (0.6, 0.7), (0.6, 0.8), (0.6, 0.85), (0.4, 0.9))
-"""Share of the atoms that are named in each pass, and the time of the flow, 0 (noise) to 1, from which the skeleton settles anew.
-Chosen among plans of 4, 5, 6 and 8 passes by trials on Perov-5: fewer leave more crystals off the wish."""
-
-_RESTARTS = (0.6, 0.7, 0.8, 0.85)
-"""Times of the flow from which crystals of given species settle again and again, as errors of the flow shrink each time (restart
-sampling: Xu 2023). Chosen among ten plans by trials on Carbon-24."""
-
-_STEPS = 5  # of each such time
 
 _CALM = 0.5
 """Spread of the lattices' noise when a crystal settles anew, where training has 1: nearer to the middle of what the network thinks possible
@@ -320,7 +310,7 @@ class CrystalDiffusion(CrystalGenerator):
         asks = 1 if heeded >= 1 and steered == 1 else 2  # with the conditions, and without
         evaluations = max(1, evaluations // asks)
         tell = lambda steps: progress(asks * steps)  # noqa: E731
-        skeleton, passes = _budget(evaluations, int(free.sum(1).max()), several)
+        skeleton, passes = budget(evaluations, int(free.sum(1).max()), several)
         way, strain = self._noise(places, species, symmetry, generator)
         geometry = _flow(partial(say, species), keeping, (places - way, strain), flow_times(skeleton), tell)
         for share, back, naming, settling in passes:
@@ -431,27 +421,3 @@ def _some(of: Tensor, count: Tensor, orbits: Tensor, generator: torch.Generator 
     order = torch.rand(of.shape, device=of.device, generator=generator).gather(1, orbits).masked_fill(~of, 2)
     before = (order[:, None] < order[:, :, None]).sum(-1)
     return of & (before < count[:, None])
-
-
-def _budget(evaluations: int, hidden: int, several: int) -> tuple[int, list[tuple[float, float, int, int]]]:
-    """Steps to a skeleton, and of each pass its share and time (``_PASSES``), its rounds of naming and its steps to settle.
-
-    A round takes an evaluation for each of ``several`` names, and choosing among them one more. The first naming, of all
-    ``hidden`` atoms, gets three times what the later ones get; where there is little to share out, there are half as many, or it
-    is the only one. Where nothing is to be named, four fifths go into restarts. In all there are no more than ``evaluations``.
-    """
-    if not hidden:
-        times = evaluations // (_STEPS * (len(_RESTARTS) + 1))
-        restarts = [(0.0, back, 0, _STEPS) for back in _RESTARTS for _ in range(times)]
-        return evaluations - _STEPS * len(restarts), restarts
-    choosing = several if several > 1 else 0
-    for passes in (_PASSES, _PASSES[::2]):
-        rounds = len(passes) + 2
-        each = (evaluations - len(passes) * choosing) // (10 + 2 * len(passes) + rounds * several)
-        if each > 0:
-            plan = [(*one, min(hidden, each if k else 3 * each), 2 * each) for k, one in enumerate(passes)]
-            break
-    else:
-        naming = max(1, min(hidden, evaluations // (4 * several)))
-        plan = [(*_PASSES[0], naming, evaluations // 4)]
-    return evaluations - sum(naming * several + choosing + settling for *_, naming, settling in plan), plan
