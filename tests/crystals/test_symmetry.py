@@ -21,6 +21,7 @@ from vibronic.crystals.matching import space_group
 from vibronic.crystals.memory import Memory
 from vibronic.crystals.model import CrystalDiffusion, _some
 from vibronic.crystals.sampler import generate
+from vibronic.crystals.schedules import budget
 from vibronic.crystals.symmetry import Symmetry
 from vibronic.crystals.transformer import Output
 from vibronic.data.cells import reduced
@@ -257,6 +258,30 @@ def test_who_knows_the_ways_arrives(tiny_model: Callable[..., CrystalGenerator],
     apart = wrapped(apart - apart[:, :1]) * end.mask[..., None]  # a crystal may begin anywhere
     assert apart.abs().max() < 1e-3
     assert torch.allclose(cells.lattice @ cells.lattice.mT, end.lattice @ end.lattice.mT, rtol=1e-2, atol=1e-2)
+
+
+def test_lattices_settle_with_half_the_noise(
+    tiny_model: Callable[..., CrystalGenerator], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nothing moves, a lattice is what its noises leave: from variance 1, s^2 becomes (back s)^2 + ((1 - back) / 2)^2 each time."""
+    model = tiny_model("adaln")
+    assert isinstance(model, CrystalDiffusion)
+
+    def still(species, mask, time, embedded, fractional, strain) -> Output:  # type: ignore[no-untyped-def]
+        kinds = fractional.new_zeros(*species.shape, CLASSES)
+        return Output(kinds, torch.zeros_like(fractional), torch.zeros_like(strain), strain.new_zeros(len(time), 1))
+
+    monkeypatch.setattr(model, "_evaluate", still)
+    model.spread = torch.full((6,), 0.05)  # so that no cell degenerates
+    variance = 1.0
+    for _, back, _, _ in budget(100, 0, 1)[1]:
+        variance = (back**2) * variance + (0.5 * (1 - back)) ** 2
+    many = 4000
+    species = torch.tensor([[11, 17]]).repeat(many, 1)
+    asked = Asked(torch.ones(many, 1), torch.zeros(many, 1, dtype=torch.long), torch.zeros(many, dtype=torch.long))
+    cells, _ = model.sample(species, model.allowed(), asked, 100, 1.0, torch.Generator().manual_seed(0), lambda n: None)
+    found = model._strain(cells).var(0)
+    assert found.mean() == pytest.approx(variance, rel=0.05)  # without the half it is four times as much
 
 
 def test_untrained_models_make_symmetric_crystals(tiny_model: Callable[..., CrystalGenerator]) -> None:

@@ -24,7 +24,7 @@ from vibronic.crystals.conditioning import BETWEEN, EQUAL, NOTHING, Asked, Condi
 from vibronic.crystals.generator import CrystalGenerator
 from vibronic.crystals.matching import WITHIN
 from vibronic.crystals.validity import structural_validity
-from vibronic.data.cells import in_chemical_order, pattern, symmetrised
+from vibronic.data.cells import in_chemical_order, symmetrised
 
 Keep = Literal["new", "valid", "all"]
 
@@ -95,27 +95,12 @@ class Candidates:
         self.allowed = model.allowed(self.system or None)
         self.remarks: list[str] = []
         self.lends = model.symmetric and not request.free
-        self.among = self._among()
+        unlike = model.memory.unlike(self.composition) if self.composition and self.lends else None
+        self.among = self._among(unlike)
         self.lent = self._lent()
-        answers = self.among if self.among.any() else torch.ones_like(self.among)
-        for one in self._seen():
-            answers = answers & one.met(model.memory.column(one.name))
-        if not answers.any():
-            sized = bool(self.composition or request.n_atoms)
-            left = (
-                "sites"
-                if self.lent and sized
-                else "sizes of cells and sites"
-                if self.lent
-                else ""
-                if sized
-                else "sizes of cells"
-            )
-            others = f": {left} are those of others" if left else ""
-            self.remarks.append(f"no training crystal answers all of this at once{others}")
+        self._tell_unanswered()
         self.ranked = None  # training crystals for a composition, the likeliest first
-        if self.composition and self.lent:
-            unlike = model.memory.unlike(self.composition)
+        if unlike is not None and self.lent:
             self.ranked = model.memory.ranked(self._seen(), self.among, unlike, torch.Generator().manual_seed(seed))
         self.drawn = 0
         model.check(self._drawn(1)[1], request.guidance)
@@ -150,17 +135,17 @@ class Candidates:
                 f"{', '.join(map(str, common))}"
             )
 
-    def _among(self) -> Tensor:
-        """(S,) which training crystals can lend a candidate its size and, where it is to have one, its symmetry."""
+    def _among(self, unlike: Tensor | None) -> Tensor:
+        """(S,) which training crystals can lend a candidate its size and, where it is to have one, its symmetry; for a composition those
+        that are not infinitely ``unlike`` (S,)."""
         memory, request = self.model.memory, self.request
         among = torch.ones(len(memory), dtype=torch.bool)
         if request.spacegroup:
             among &= memory.spacegroups.cpu() == request.spacegroup
-        if self.lends and (self.composition or self.system):
-            patterns, wanted = memory.patterns(), pattern(self.composition or [])
-            # Sites of one element are likelier to be given one element again.
-            fits = [p == wanted if self.composition else len(p) >= len(self.system) for p in patterns]
-            among &= torch.tensor(fits)
+        if unlike is not None:
+            among &= unlike.isfinite()
+        elif self.lends and self.system:  # sites of one element are likelier to be given one element again
+            among &= memory.n_elements() >= len(self.system)
         if request.n_atoms:
             among &= memory.counts.cpu() == request.n_atoms
         return among
@@ -180,6 +165,18 @@ class Candidates:
             raise VibronicError(f"the training set has no crystal of space group {request.spacegroup} with {which}")
         self.remarks.append(f"no training crystal with {which} lends its symmetry: atoms are placed freely")
         return False
+
+    def _tell_unanswered(self) -> None:
+        """A remark where no training crystal answers everything, on what is then taken from others."""
+        answers = self.among if self.among.any() else torch.ones_like(self.among)
+        for one in self._seen():
+            answers = answers & one.met(self.model.memory.column(one.name))
+        if answers.any():
+            return
+        taken = [] if self.composition or self.request.n_atoms else ["sizes of cells"]
+        taken += ["sites"] if self.lent else []
+        others = f": {' and '.join(taken)} are those of others" if taken else ""
+        self.remarks.append(f"no training crystal answers all of this at once{others}")
 
     def _seen(self) -> list[Condition]:
         """The conditions as far as training crystals can meet them."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from vibronic.crystals.cells import Cells
 from vibronic.crystals.conditioning import EQUAL, Condition
-from vibronic.data.cells import in_chemical_order, pattern, pettifor, reduced_composition
+from vibronic.data.cells import in_chemical_order, pettifor, reduced_composition
 
 
 class Memory(nn.Module):
@@ -78,21 +78,19 @@ class Memory(nn.Module):
         place = torch.where(there, first[:, None] + torch.arange(there.shape[1], device=count.device), 0)
         return Cells(self.numbers[place].long() * there, self.fractional[place] * there[..., None], self.lattice[rows])
 
-    def patterns(self) -> list[tuple[int, ...]]:
-        """Of each crystal (see :func:`data.cells.pattern`)."""
-        return [pattern(one) for one in self._elements()]
+    def n_elements(self) -> Tensor:
+        """(S,) how many elements each crystal holds."""
+        return torch.tensor([len(np.unique(one)) for one in self._elements()])
 
     def unlike(self, numbers: Sequence[int]) -> Tensor:
         """(S,) how far elements (atomic numbers of the atoms of one cell) are from those of each crystal that they would replace:
-        steps along Pettifor's scale, averaged over the atoms; infinite where the pattern is another."""
-        wanted, ours = pattern(numbers), in_chemical_order(numbers)
+        steps along Pettifor's scale, averaged over the atoms; infinite where there are not as many atoms of each."""
+        ours = in_chemical_order(numbers)
         found = torch.full((len(self),), math.inf, dtype=torch.float64)
         for k, one in enumerate(self._elements()):
-            if pattern(one) == wanted:
-                steps = [
-                    n * abs(pettifor(a) - pettifor(b))
-                    for (a, n), (b, _) in zip(ours, in_chemical_order(one), strict=True)
-                ]
+            theirs = in_chemical_order(one)
+            if [n for _, n in ours] == [n for _, n in theirs]:
+                steps = [n * abs(pettifor(a) - pettifor(b)) for (a, n), (b, _) in zip(ours, theirs, strict=True)]
                 found[k] = sum(steps) / len(one)
         return found
 

@@ -160,14 +160,9 @@ def reduced_composition(numbers: Iterable[int]) -> Composition:
     return tuple(sorted((element, count // share) for element, count in counts.items()))
 
 
-def pattern(numbers: Iterable[int]) -> tuple[int, ...]:
-    """How many atoms each element has, in falling order: (3, 1, 1) of a cell of SrTiO3."""
-    return tuple(sorted(Counter(int(z) for z in numbers).values(), reverse=True))
-
-
 def in_chemical_order(numbers: Iterable[int]) -> list[tuple[int, int]]:
     """Elements and how many atoms each has, the rarest first, of as many along Pettifor's scale: elements that come at the same place
-    in two crystals of one pattern are likely to replace each other."""
+    in two crystals with as many atoms of each are likely to replace each other."""
     counts = Counter(int(z) for z in numbers)
     return sorted(counts.items(), key=lambda one: (one[1], pettifor(one[0])))
 
