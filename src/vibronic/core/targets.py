@@ -56,6 +56,7 @@ TARGETS: dict[str, Target] = {
         Target("formation_energy_per_atom", "eV/atom"),
         Target("e_above_hull", "eV/atom"),
         Target("heat_capacity", "eV/K", extensive=True),
+        Target("eigenvalues", "eV", shape=(-1,)),
         Target("density_matrix", "1", shape=(-1,)),
         Target("density_samples", "1", level="atom", shape=(-1, 6)),  # its columns: fields/samples.py
     )

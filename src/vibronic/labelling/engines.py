@@ -153,7 +153,7 @@ ENGINES: dict[str, EngineSpec] = {
         EngineSpec(
             "gpaw",
             "plane-wave DFT; ecut and width in eV, kpts a Gamma-centred mesh of the given cell",
-            ("energy", "forces", "stress", "band_gap", "vbm", "cbm"),
+            ("energy", "forces", "stress", "band_gap", "vbm", "cbm", "eigenvalues"),
             "gpaw",
             (
                 "apt-get install -y --no-install-recommends libxc-dev libopenblas-dev gfortran",
@@ -163,6 +163,7 @@ ENGINES: dict[str, EngineSpec] = {
             {"xc": "PBE", "ecut": 400.0, "kpts": [1, 1, 1], "width": 0.02},
             _gpaw,
             partial(Atoms, "He", cell=[3.0] * 3, pbc=True),
+            on_request=("eigenvalues",),
         ),
         EngineSpec(
             "pyscf",

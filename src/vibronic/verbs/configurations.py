@@ -312,7 +312,7 @@ def label(
         structures: file, folder or name (see 'vibronic data').
         engine: see 'vibronic doctor'; 'files' takes labels that the structures already carry (VASP, QE output).
         settings: of the engine, e.g. --settings.ecut 500.
-        properties: labels by name; all that the engine gives, except density_matrix, where none are named.
+        properties: labels by name; all that the engine gives, except density_matrix and eigenvalues, where none are named.
         executor: in-process, local (processes), dask (a cluster on this machine), or the address of a Dask scheduler.
         workers: processes, one thread each; at an address: how many of its workers to keep busy.
         timeout: seconds per structure, after which it is given up and its process replaced; for the start of the engine
