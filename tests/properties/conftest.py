@@ -12,7 +12,6 @@ from ase.build import bulk
 from vibronic.core.batch import Batch
 from vibronic.core.model import Model
 from vibronic.learning import store
-from vibronic.properties.descriptors import DescriptorRidge
 
 SETTINGS: dict[str, dict] = {
     "painn": {
@@ -30,6 +29,12 @@ SETTINGS: dict[str, dict] = {
         "radial": 8,
         "angular": 4,
         "angle_cutoff": 3.5,
+    },
+    "tight-binding": {
+        "kind": "tight-binding",
+        "targets": ["band_gap", "vbm", "cbm"],
+        "mesh": [4, 4, 4],
+        "iterations": 3,
     },
 }
 CUTOFF = 4.0
@@ -73,7 +78,7 @@ def built(name: str) -> Model:
     torch.manual_seed(0)
     model = store.build(kind, units={"hardness": "GPa"}, cutoff=CUTOFF, **settings).double()
     batch = invented(model, rattled(24, seed=1))
-    if isinstance(model, DescriptorRidge):
+    if model.closed_form:
         model.prepare(batch)
         return model.eval()
     model.prepare(batch)

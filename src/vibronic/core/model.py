@@ -63,6 +63,16 @@ class Model(nn.Module):
         return not any(True for _ in self.parameters())
 
     @property
+    def size(self) -> int:
+        """How many numbers were fitted."""
+        return sum(v.numel() for v in self.state_dict().values() if v.is_floating_point())
+
+    def deviations(self, batch: Batch) -> dict[str, Tensor] | None:
+        """Target -> (B, r) whose product with its transpose is the covariance (B, B) of the predictions of a batch, as far as the
+        model itself can tell; None where it cannot."""
+        return None
+
+    @property
     def labels(self) -> list[Target]:
         """What :meth:`loss` needs of every structure; the targets, where a model does not say otherwise."""
         return self.targets

@@ -115,7 +115,7 @@ class LocalField(nn.Module):
             fall = fall * batch.edge_weight[near].to(fall.dtype)
         radial = torch.exp(-0.5 * ((distance[:, None] - self.centres) / self.widths) ** 2) * fall[:, None]
         # Normalised so that the sum over m is 1 in every direction, for each l.
-        scale = [math.sqrt(4 * math.pi / (2 * l + 1)) for l in range(self.momentum + 1)]  # noqa: E741
+        scale = [math.sqrt(4 * math.pi / (2 * l + 1)) for l in range(self.momentum + 1)]
         harmonics = solid_harmonics(vectors / distance[:, None], self.momentum)
         angular = torch.cat([s * y for s, y in zip(scale, harmonics, strict=True)], dim=-1)
         # Contracted before the sum over neighbours, which is a product of small matrices, padded to one size.
@@ -136,7 +136,7 @@ class LocalField(nn.Module):
     def _invariants(self, psi: Tensor) -> Tensor:
         """(N, (momentum + 1) * pairs of orbitals) invariants of molecular orbitals."""
         found = []
-        for part in psi.split([2 * l + 1 for l in range(self.momentum + 1)], dim=2):  # noqa: E741
+        for part in psi.split([2 * l + 1 for l in range(self.momentum + 1)], dim=2):
             part = part.contiguous()  # or each of the small products is copied by itself
             product = (part @ part.transpose(1, 2)).flatten(1)
             found.append(product.index_select(1, self.upper) * self.twice.to(psi.dtype))

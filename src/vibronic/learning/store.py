@@ -39,6 +39,11 @@ MODELS = {
         "DescriptorRidge",
         "linear in pair and angle distributions: numbers per structure, in seconds; the floor to beat",
     ),
+    "tight-binding": (
+        "vibronic.properties.tightbinding",
+        "TightBinding",
+        "a fitted Hamiltonian of s, p and d orbitals: band gap and band edges from some tens of labels",
+    ),
     "crystal-diffusion": (
         "vibronic.crystals.model",
         "CrystalDiffusion",
@@ -262,15 +267,14 @@ def _find(model: str | Path) -> Path:
 def _readme(model: Model, card: Card) -> str:
     rows = [f"| {k} | {v:.4g} | {card.units.get(k, '')} |" for k, v in card.scores.items()]
     targets = ", ".join(f"{t.name} [{t.unit}]" for t in model.targets)
-    fitted = sum(v.numel() for v in model.state_dict().values() if v.is_floating_point())
     lines = [
         f"# {model.kind}: {', '.join(t.name for t in model.targets)}",
         "",
         *([card.summary, ""] if card.summary else []),
         *([card.only, ""] if card.only else []),
-        f"Makes crystals that can be asked for {targets or 'nothing'}. {fitted:,} numbers, the crystals it learned among them."
+        f"Makes crystals that can be asked for {targets or 'nothing'}. {model.size:,} numbers, the crystals it learned among them."
         if model.generates
-        else f"Predicts {targets}. {fitted:,} fitted numbers, cutoff {model.cutoff} Angstrom.",
+        else f"Predicts {targets}. {model.size:,} fitted numbers, cutoff {model.cutoff} Angstrom.",
         *(f"Zero of {name}: {what}." for name, what in card.references.items()),
         "",
         "## Data",

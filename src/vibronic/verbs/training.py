@@ -28,7 +28,7 @@ _FEW = 50  # crystals to learn from
 
 
 def train(
-    kind: Literal["painn", "cgcnn", "ridge", "qdf", "qdf2020", "qdf-density", "crystal-diffusion"],
+    kind: Literal["painn", "cgcnn", "ridge", "tight-binding", "qdf", "qdf2020", "qdf-density", "crystal-diffusion"],
     data: str,
     targets: list[str] | None = None,
     condition: list[str] | None = None,
@@ -58,6 +58,7 @@ def train(
 
     Args:
         kind: painn (equivariant; energy, forces, stress and scalars), cgcnn (the paper's), ridge (pairs and angles),
+            tight-binding (band gap and edges from tens of labels),
             qdf (numbers per structure from a local field, in minutes), qdf2020 (Quantum Deep Field as published), qdf-density
             (electron densities of molecules, from labels 'density_matrix'), crystal-diffusion (new crystals, for
             'vibronic generate').
