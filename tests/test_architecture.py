@@ -22,6 +22,7 @@ ROOMS = [
     "fields",
     "explain",
     "report",
+    "thermal",
     "studies",
     "verbs",
     "cli",

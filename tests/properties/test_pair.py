@@ -110,7 +110,7 @@ def test_rows_left_out() -> None:
     rng = np.random.default_rng(0)
     x = torch.tensor(rng.normal(size=(20, 4)))
     y = x @ torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64) + 1e-3 * torch.tensor(rng.normal(size=20))
-    coefficients, out = ridge(x, y)
+    coefficients, out, *_ = ridge(x, y)
     assert torch.allclose(coefficients, torch.linalg.lstsq(x, y[:, None]).solution[:, 0], atol=1e-5)
     keep = torch.arange(20) != 7
     without = torch.linalg.lstsq(x[keep], y[keep][:, None]).solution[:, 0]
@@ -120,7 +120,7 @@ def test_rows_left_out() -> None:
 def test_noise_is_shrunk_away() -> None:
     rng = np.random.default_rng(1)
     x, y = torch.tensor(rng.normal(size=(30, 25))), torch.tensor(rng.normal(size=30))
-    coefficients, _ = ridge(x, y)
+    coefficients, _, *_ = ridge(x, y)
     assert coefficients.norm() < 0.2 * torch.linalg.lstsq(x, y[:, None]).solution.norm()
 
 

@@ -13,11 +13,11 @@ from ase.build import molecule
 from vibronic import verbs
 from vibronic.core.batch import Batch
 from vibronic.core.errors import VibronicError
+from vibronic.core.folder import belongs
 from vibronic.data import qm9
 from vibronic.studies import extrapolation, extrapolation_report
 from vibronic.studies.extrapolation import PARTS, Plan, half_width, scores, training_set
 from vibronic.studies.extrapolation_model import MODELS, MessagePassing, untrained
-from vibronic.studies.folder import belongs
 
 NAMES = ["CH4", "C2H6", "C2H4", "C2H2", "H2O", "H2O2", "NH3", "N2H4", "HCN", "CH3OH", "CH3CHO", "CF4"]
 TINY = {"sizes": [20, 40], "seeds": 2, "test": 30, "large": 20, "steps": 3, "epochs": 1, "workers": 1}

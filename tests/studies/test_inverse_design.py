@@ -19,11 +19,11 @@ from ase.io import write
 
 from vibronic import verbs
 from vibronic.core.errors import VibronicError
+from vibronic.core.folder import belongs
 from vibronic.crystals.matching import unique
 from vibronic.data import cdvae
 from vibronic.learning import store
 from vibronic.studies import inverse_design_report
-from vibronic.studies.folder import belongs
 from vibronic.studies.inverse_design import PUBLISHED, Plan, run, summary, verdicts
 from vibronic.studies.inverse_design_data import part, prepare
 from vibronic.studies.inverse_design_model import CONDITIONS, figures, judged, recipe, request, untrained

@@ -14,8 +14,8 @@ from ase.calculators.emt import EMT
 from vibronic import verbs
 from vibronic.core.batch import Batch
 from vibronic.core.errors import VibronicError
+from vibronic.core.folder import belongs
 from vibronic.studies import lcao_gcn, lcao_gcn_report
-from vibronic.studies.folder import belongs
 from vibronic.studies.lcao_gcn_model import BOND, VARIANTS, OrbitalNetwork, graph_convolution, lcao_at_nuclei
 
 NAMES = ["CH4", "C2H6", "C2H4", "C2H2", "H2O", "H2O2", "NH3", "N2H4", "HCN", "CH3OH", "CH3CHO", "HCOOH"]

@@ -73,6 +73,11 @@ class Model(nn.Module):
         return None
 
     @property
+    def misfit(self) -> dict[str, float]:
+        """Target -> standard deviation of a label about the best fit of a model that has ``deviations``; energies per atom."""
+        return {}
+
+    @property
     def labels(self) -> list[Target]:
         """What :meth:`loss` needs of every structure; the targets, where a model does not say otherwise."""
         return self.targets

@@ -16,7 +16,7 @@ from vibronic.core.errors import VibronicError
 from vibronic.core.model import Model
 from vibronic.core.scatter import scatter_sum
 from vibronic.core.targets import target
-from vibronic.properties.linear import ridge
+from vibronic.properties.linear import covariance_root, ridge
 
 
 class DescriptorRidge(Model):
@@ -36,6 +36,9 @@ class DescriptorRidge(Model):
     mean: Tensor
     deviation: Tensor
     intercept: Tensor
+    root: Tensor
+    noise: Tensor
+    count: Tensor
 
     def __init__(
         self,
@@ -56,8 +59,9 @@ class DescriptorRidge(Model):
         if min(cutoff, angle_cutoff) <= 0:
             raise VibronicError("ridge needs a positive cutoff, of pairs and of angles")
         self.radial, self.angular, self.angle_cutoff = radial, angular, min(angle_cutoff, cutoff)
-        for name in ("weights", "mean", "deviation", "intercept"):
+        for name in ("weights", "mean", "deviation", "intercept", "root", "noise"):
             self.register_buffer(name, torch.zeros(0))
+        self.register_buffer("count", torch.tensor(1.0, dtype=torch.float64))
 
     def features(self, batch: Batch) -> Tensor:
         """(B, features) averages over the atoms of each structure; double precision."""
@@ -92,18 +96,45 @@ class DescriptorRidge(Model):
         x = self.features(batch)
         labels = [batch.labels[t.name] / (batch.n_atoms if t.extensive else 1) for t in self.targets]
         y = torch.stack(labels, dim=1).double()
+        self.count = torch.tensor(float(len(x)), dtype=torch.float64)
         self.mean, self.deviation = x.mean(0), x.std(0, correction=0)
         self.deviation = torch.where(self.deviation > 1e-8, self.deviation, torch.inf)  # constant features say nothing
         self.intercept = y.mean(0)
         x = (x - self.mean) / self.deviation
-        self.weights = torch.stack([ridge(x, column, free=1)[0] for column in (y - self.intercept).unbind(1)], dim=1)
+        fits = [ridge(x, column, free=1) for column in (y - self.intercept).unbind(1)]
+        self.weights = torch.stack([fit.coefficients for fit in fits], dim=1)
+        self.root = torch.stack([covariance_root(x, fit) for fit in fits])
+        self.noise = torch.tensor([fit.noise for fit in fits], dtype=x.dtype)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Predictions (B,) of each target, in its unit."""
+        y = self._scaled(batch) @ self.weights + self.intercept
+        return {t.name: v * batch.n_atoms if t.extensive else v for t, v in zip(self.targets, y.unbind(1), strict=True)}
+
+    def _scaled(self, batch: Batch) -> Tensor:
         if not len(self.weights):
             raise VibronicError("this ridge model has not been fitted")
-        y = ((self.features(batch) - self.mean) / self.deviation) @ self.weights + self.intercept
-        return {t.name: v * batch.n_atoms if t.extensive else v for t, v in zip(self.targets, y.unbind(1), strict=True)}
+        return (self.features(batch) - self.mean) / self.deviation
+
+    def deviations(self, batch: Batch) -> dict[str, Tensor]:
+        """Target -> (B, features + 1), of the Bayesian regression whose mean the prediction is; the last column is the intercept's."""
+        x = self._scaled(batch)
+        found = {}
+        for t, root, noise in zip(self.targets, self.root, self.noise, strict=True):
+            mean = (noise / self.count**0.5).expand(len(x), 1)
+            rows = torch.cat([x @ root, mean], dim=1)
+            found[t.name] = rows * batch.n_atoms[:, None] if t.extensive else rows
+        return found
+
+    @property
+    def misfit(self) -> dict[str, float]:
+        """Target -> scatter of a label about the fit; energies per atom."""
+        return {t.name: float(s) for t, s in zip(self.targets, self.noise, strict=True)}
+
+    @property
+    def size(self) -> int:
+        """Coefficients and intercepts; what else is stored scales the features and tells how uncertain they are."""
+        return self.weights.numel() + self.intercept.numel()
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Mean absolute error over the targets, for comparison only: the fit needs no steps."""

@@ -102,7 +102,7 @@ class PairPotential(nn.Module):
         weight = {n: 1 / y.norm().clamp(min=1e-12) for n, y in labels.items()}
         smooth = self._smooth(float(few.edge_vectors().norm(dim=-1).min()))
         x = torch.cat([columns[n] * weight[n] for n in names]).unflatten(1, (-1, len(smooth))) @ smooth
-        fitted, error = ridge(x.flatten(1), torch.cat([labels[n] * weight[n] for n in names]), least=LEAST_PENALTY)
+        fitted, error, *_ = ridge(x.flatten(1), torch.cat([labels[n] * weight[n] for n in names]), least=LEAST_PENALTY)
         k = len(self.elements)
         first, second = torch.triu_indices(k, k)
         table = fitted.view(len(first), -1) @ smooth.T

@@ -82,6 +82,11 @@ class TightBinding(Model):
         return [*self.targets, *([target("eigenvalues")] if self.levels else [])]
 
     @property
+    def misfit(self) -> dict[str, float]:
+        """Target -> scatter of a label about the fit, eV."""
+        return {t.name: float(self.noise) / WEIGHTS[t.name] for t in self.targets}
+
+    @property
     def size(self) -> int:
         """On-site energies, amplitudes and exponents; what else is stored is their covariance."""
         return len(self.values)
@@ -166,7 +171,7 @@ class TightBinding(Model):
         return {t.name: found[t.name] for t in self.targets}
 
     def deviations(self, batch: Batch) -> dict[str, Tensor]:
-        """Target -> (B, P) such that deviations @ deviations.T is the covariance of the predictions (Laplace), eV^2."""
+        """Target -> (B, P), eV, in Laplace's approximation: slopes by the parameters times the root of their covariance."""
         self._check_fitted()
         rows = []
         for t in self._terms(batch):

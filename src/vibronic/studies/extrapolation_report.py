@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from vibronic.core.folder import finished
 from vibronic.report import plots
 from vibronic.report.html import Report
 from vibronic.studies.extrapolation import PARTS, STUDY, summary
-from vibronic.studies.folder import finished
 
 NAMES = {
     "composition": "composition",

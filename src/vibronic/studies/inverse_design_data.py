@@ -10,13 +10,13 @@ import numpy as np
 from ase import Atoms
 
 from vibronic.core.errors import VibronicError
+from vibronic.core.folder import content
 from vibronic.core.progress import track
 from vibronic.core.provenance import write_json
 from vibronic.crystals.matching import novel, unique
 from vibronic.crystals.metrics import PERCENTILES, benchmark, successes
 from vibronic.data import cdvae, tables
 from vibronic.data.dataset import label_of, read_structures, split, write_structures
-from vibronic.studies.folder import content
 
 SHARES = {"train": 0.90, "validation": 0.05, "test": 0.05}
 """Of the random split, where the official files are not at hand."""

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from ase import Atoms
 
+from vibronic.core.folder import content
 from vibronic.core.provenance import write_json
 from vibronic.core.targets import TARGETS
 from vibronic.crystals.candidates import Request
@@ -25,7 +26,6 @@ from vibronic.data.cdvae import SETS
 from vibronic.data.dataset import GraphData, describe, write_structures
 from vibronic.learning.recipe import Training
 from vibronic.learning.store import Card, build, load, save
-from vibronic.studies.folder import content
 from vibronic.studies.inverse_design_data import Predict, part, volume
 
 if TYPE_CHECKING:

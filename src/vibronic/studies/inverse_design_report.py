@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from vibronic.core.folder import finished
 from vibronic.data.dataset import read_structures
 from vibronic.report.html import Report
-from vibronic.studies.folder import finished
 from vibronic.studies.inverse_design import STUDY
 from vibronic.studies.inverse_design_figures import NAMES, TITLES, about_set, cost, success
 

@@ -26,6 +26,7 @@ from ase import Atoms
 
 from vibronic.core.batch import Batch
 from vibronic.core.errors import VibronicError
+from vibronic.core.folder import bind, content
 from vibronic.core.provenance import writable, write_json
 from vibronic.core.targets import target
 from vibronic.core.units import conversion
@@ -34,7 +35,6 @@ from vibronic.data.sources import structures
 from vibronic.labelling.executors import processes
 from vibronic.learning.recipe import Training
 from vibronic.studies.composition import composition
-from vibronic.studies.folder import bind, content
 from vibronic.studies.lcao_gcn_model import BOND, VARIANTS, OrbitalNetwork, graph_convolution, lcao_at_nuclei
 
 STUDY = "lcao-gcn"

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from vibronic.core.folder import finished
 from vibronic.report import plots
 from vibronic.report.html import Report
-from vibronic.studies.folder import finished
 from vibronic.studies.lcao_gcn import COMPOSITION, PARTS, STUDY, summary
 
 NAMES = {

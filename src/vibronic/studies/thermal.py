@@ -23,6 +23,7 @@ import numpy as np
 from ase import Atoms
 
 from vibronic.core.errors import VibronicError
+from vibronic.core.folder import bind
 from vibronic.core.provenance import write_json
 from vibronic.data.dataset import read_labelled, read_structures, write_structures
 from vibronic.data.sources import crystal as read_crystal
@@ -30,7 +31,6 @@ from vibronic.labelling.engines import engine
 from vibronic.labelling.executors import processes
 from vibronic.sampling.harmonic import ForceConstants
 from vibronic.sampling.sampler import CLOSEST, displacements_of, shortest_pair
-from vibronic.studies.folder import bind
 from vibronic.studies.thermal_models import SETS, bar, explain_gap, gap_jobs, learn, potential_jobs
 from vibronic.studies.thermal_plan import Plan
 

@@ -187,14 +187,15 @@ def report(run: Path) -> Path:
       vibronic report new.extxyz       # of crystals that 'vibronic generate' made: new.html
 
     Args:
-        run: folder of 'vibronic demo' or 'vibronic study', or of a crystal-diffusion; or a file of 'vibronic generate'.
+        run: folder of 'vibronic demo', 'vibronic thermal' or 'vibronic study', or of a crystal-diffusion; or a file of 'vibronic generate'.
 
     Returns:
         The page.
     """
+    from vibronic.core.folder import belongs
     from vibronic.report import generated, generated_file
     from vibronic.studies import extrapolation_report, inverse_design_report, lcao_gcn_report, thermal_report
-    from vibronic.studies.folder import belongs
+    from vibronic.thermal import report as average
 
     if not run.exists():
         raise VibronicError(f"there is no file or folder '{run}' to report on")
@@ -210,6 +211,8 @@ def report(run: Path) -> Path:
         page = extrapolation_report.write(run)
     elif belongs(run, "inverse-design"):
         page = inverse_design_report.write(run)
+    elif belongs(run, average.STUDY):
+        page = average.write(run)
     else:
         page = thermal_report.write(run)
     say(f"report: {page}")

@@ -1,4 +1,4 @@
-"""The folder of a study: bound to one plan from the start, and readable for a report once the study is finished."""
+"""The folder of a long run: bound to one plan from the start, and readable for a report once the run is finished."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def bind(out: Path, plan: Mapping[str, Any]) -> None:
     """
     path, wanted = out / "plan.json", json.loads(json.dumps(plan))
     if path.exists() and content(path) != wanted:
-        raise VibronicError(f"{out} holds a study with another plan; choose another --out or delete it")
+        raise VibronicError(f"{out} holds a run with another plan; choose another --out or delete it")
     write_json(path, wanted)
 
 

@@ -1,0 +1,176 @@
+"""A thermal average from labels and a model of them: its value, and what its error is made of.
+
+Three errors are told apart: of sampling (the pool is finite), of the model (its posterior covariance, widened by how wrong it was
+on labels that it had not seen), and of the labels (how far an engine disagrees with itself on the same crystal, moved).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from ase import Atoms
+from torch import Tensor
+
+from vibronic.core.model import Model
+from vibronic.core.targets import target as named_target
+from vibronic.core.units import GPA
+from vibronic.data.dataset import GraphData, in_batches, label_of
+from vibronic.learning import store
+from vibronic.learning.prediction import predict
+
+FOLDS = 5
+BATCH = 16
+Z95 = 1.959964
+"""Half width of a 95 % interval in standard deviations."""
+
+
+@dataclass(frozen=True)
+class Value:
+    """An average and the half widths of its 95 % intervals, in the unit that is shown (:func:`unit_of`)."""
+
+    mean: float
+    sampling: float = 0.0
+    model: float = 0.0
+    label: float = 0.0
+
+    @property
+    def half_width(self) -> float:
+        """All of them together; they are independent."""
+        return float(np.sqrt(self.sampling**2 + self.model**2 + self.label**2))
+
+
+@dataclass
+class Surrogate:
+    """A model of the labels so far, and how it did on labels that it had not seen.
+
+    Attributes:
+        model: fitted to all of them.
+        target: name of what is averaged.
+        noise: scatter of a label about the model.
+        widening: at least 1: root-mean-square of the errors on unseen labels, in units of what the model foresaw.
+        unseen: error of each label, predicted without it.
+    """
+
+    model: Model
+    target: str
+    noise: float
+    widening: float
+    unseen: np.ndarray
+
+    def predictions(self, frames: Sequence[Atoms]) -> np.ndarray:
+        """(n,) predictions."""
+        return values_of(self.model, self.target, frames)
+
+    def deviations(self, frames: Sequence[Atoms]) -> Tensor:
+        """(n, r) whose products are the covariances of the predictions, widened."""
+        return self.widening * deviations_of(self.model, self.target, frames)
+
+
+def targets_for(kind: str, target: str, frames: Sequence[Atoms]) -> list[str]:
+    """What the model learns: the target, and a band edge beside a gap where the labels hold one."""
+    edges = [other for other in ("vbm",) if other != target and label_of(frames[0], other) is not None]
+    return [target, *(edges if kind == "tight-binding" else [])]
+
+
+def fit(
+    kind: str, target: str, frames: Sequence[Atoms], settings: dict[str, Any] | None = None, seed: int = 0
+) -> Surrogate:
+    """A model of the labels of ``frames``, judged by cross-validation.
+
+    Raises:
+        VibronicError: the model refuses the target or the structures.
+    """
+    names = targets_for(kind, target, frames)
+
+    def fitted(part: Sequence[Atoms]) -> Model:
+        model = store.build(kind, targets=names, **(settings or {}))
+        model.prepare(GraphData(part, model.labels, model.cutoff).batch().to(dtype=model.dtype))
+        return model.eval()
+
+    fold = np.random.default_rng(seed).permutation(np.arange(len(frames)) % FOLDS)
+    unseen, foreseen = np.zeros(len(frames)), np.zeros(len(frames))
+    labels = np.array([value_of(a, target) for a in frames])
+    for k in range(FOLDS):
+        model = fitted([a for a, f in zip(frames, fold, strict=True) if f != k])
+        held = [a for a, f in zip(frames, fold, strict=True) if f == k]
+        unseen[fold == k] = values_of(model, target, held) - labels[fold == k]
+        square = deviations_of(model, target, held).square().sum(1) + misfit_of(model, target) ** 2
+        foreseen[fold == k] = square.sqrt().numpy()
+    model = fitted(frames)
+    widening = max(1.0, float(np.sqrt(np.mean((unseen / np.maximum(foreseen, 1e-12)) ** 2))))
+    return Surrogate(model, target, widening * misfit_of(model, target), widening, unseen)
+
+
+def values_of(model: Model, target: str, frames: Sequence[Atoms]) -> np.ndarray:
+    """(n,) predictions in the units that are shown."""
+    return np.array(predict(model, frames, batch_size=BATCH)[target], dtype=float) / divisors(target, frames)
+
+
+def deviations_of(model: Model, target: str, frames: Sequence[Atoms]) -> Tensor:
+    """(n, r) deviations in the units that are shown."""
+    rows = []
+    for batch in in_batches(frames, model.cutoff, BATCH, model.dtype):
+        found = model.deviations(batch)
+        assert found is not None
+        rows.append(found[target].detach().double())
+    return torch.cat(rows) / torch.as_tensor(divisors(target, frames))[:, None]
+
+
+def misfit_of(model: Model, target: str) -> float:
+    """Scatter of a label about the model in the unit that is shown."""
+    return model.misfit[target] / (GPA if target == "pressure" else 1.0)
+
+
+def value_of(atoms: Atoms, target: str) -> float:
+    """The label of a structure in the unit that is shown."""
+    value = label_of(atoms, target)
+    assert value is not None
+    return float(np.asarray(value)) / float(divisors(target, [atoms])[0])
+
+
+def divisors(target: str, frames: Sequence[Atoms]) -> np.ndarray:
+    """(n,) what makes a value one that is shown to people: extensive targets per atom, pressures in GPa."""
+    extensive = named_target(target).extensive
+    return np.array([float(len(a)) if extensive else GPA if target == "pressure" else 1.0 for a in frames])
+
+
+def unit_of(target: str) -> str:
+    """The unit that goes with it."""
+    t = named_target(target)
+    return f"{t.unit}/atom" if t.extensive else "GPa" if target == "pressure" else t.unit
+
+
+def average(predictions: np.ndarray, deviations: Tensor, label_error: float, n_labels: int, sampling: float) -> Value:
+    """The average over a pool.
+
+    Args:
+        predictions: (n,) of a model.
+        deviations: (n, r), widened.
+        label_error: standard deviation of one label.
+        n_labels: how many the model learned from.
+        sampling: standard error of the mean of the pool.
+    """
+    model = float(deviations.mean(0).square().sum().sqrt())
+    return Value(float(predictions.mean()), Z95 * sampling, Z95 * model, Z95 * label_error / max(n_labels, 1) ** 0.5)
+
+
+def difference(a: tuple[np.ndarray, Tensor], b: tuple[np.ndarray, Tensor]) -> Value:
+    """The average of pool ``a`` minus that of ``b``, both (predictions, deviations), drawn with the same random numbers."""
+    change = a[0] - b[0]
+    model = float((a[1].mean(0) - b[1].mean(0)).square().sum().sqrt())
+    return Value(float(change.mean()), Z95 * float(change.std(ddof=1)) / len(change) ** 0.5, Z95 * model)
+
+
+def direct(labels: Sequence[float], label_error: float) -> Value:
+    """The average of labels alone; Student's interval, since there may be few."""
+    from scipy.stats import t
+
+    n = len(labels)
+    if n < 2:
+        return Value(float(np.mean(labels)) if n else np.nan, np.inf)
+    half = float(t.ppf(0.975, n - 1) * np.std(labels, ddof=1) / np.sqrt(n))
+    return Value(float(np.mean(labels)), half, 0.0, Z95 * label_error / np.sqrt(n))

@@ -1,0 +1,95 @@
+"""What a thermal average is of, and how it is found, as plain values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from vibronic.core.errors import VibronicError
+
+REPEATS = 2
+"""Structures that are labelled twice, the second time moved as a whole, which must not change a label."""
+EXTRA = 1 + REPEATS + 2
+"""Most labels of other structures than those of the pools: undisplaced, moved, strained."""
+KINDS = ("ridge", "tight-binding")
+"""Models that know the covariance of their predictions."""
+FRACTION = 0.25
+"""Share of a batch that is drawn at random, so that the model is also judged where it did not choose."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A thermal average; the defaults suit a crystal of some tens of atoms in the supercell.
+
+    Attributes:
+        crystal: file or name.
+        temperatures: K.
+        target: what is averaged.
+        engine: labels it, with ``settings``.
+        tolerance: wanted half width of the 95 % interval, in the target's unit (of an energy per atom, of a pressure in GPa).
+        forces: engine of the vibrations, with ``forces_settings``.
+        method: phonons or md.
+        statistics: quantum or classical nuclei; dynamics is classical.
+        imaginary: what to do about imaginary modes (see ``vibronic sample``).
+        supercell: repeats of the crystal's cell.
+        relax: relax the crystal first.
+        model: kind of model, ``auto``, or None to average labels alone.
+        first: labels before the first model, drawn at random over the temperatures.
+        batch: labels between two models.
+        budget: most labels.
+        pool: configurations of each temperature.
+        expansion: also find the quasi-harmonic expansion.
+        seed: of everything that is drawn.
+    """
+
+    crystal: str
+    temperatures: tuple[float, ...]
+    target: str
+    engine: str
+    tolerance: float
+    settings: dict[str, Any] = field(default_factory=dict)
+    forces: str = "sevennet"
+    forces_settings: dict[str, Any] = field(default_factory=dict)
+    method: Literal["phonons", "md"] = "phonons"
+    statistics: Literal["quantum", "classical"] = "quantum"
+    imaginary: Literal["refuse", "freeze", "effective", "sscha", "cap"] = "refuse"
+    supercell: tuple[int, int, int] = (2, 2, 2)
+    relax: bool = False
+    model: str | None = "auto"
+    first: int = 16
+    batch: int = 8
+    budget: int = 200
+    pool: int = 300
+    expansion: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.temperatures or min(self.temperatures) <= 0:
+            raise VibronicError("give at least one temperature above 0 K")
+        if len(set(self.temperatures)) < len(self.temperatures):
+            raise VibronicError(f"the temperatures must differ, not {', '.join(f'{t:g}' for t in self.temperatures)}")
+        if not self.tolerance > 0:
+            raise VibronicError(f"the tolerance must be positive, not {self.tolerance:g}")
+        if self.model is not None and self.model not in ("auto", *KINDS):
+            raise VibronicError(
+                f"a thermal average needs a model that knows its own uncertainty: auto, {' or '.join(KINDS)}, not '{self.model}'"
+            )
+        if self.first < 2 * len(self.temperatures) or self.first < 8:
+            raise VibronicError(
+                f"{self.first} first labels are too few: 8 at least, and two for each of {len(self.temperatures)} temperatures"
+            )
+        if self.batch < 1 or self.budget < self.first + EXTRA:
+            raise VibronicError(
+                f"a batch needs at least one label, and the budget must hold the first ones and {EXTRA} of the undisplaced crystal"
+            )
+        if self.pool < 20:
+            raise VibronicError(f"a pool of {self.pool} configurations for each temperature is too small; 20 at least")
+        if min(self.supercell) < 1:
+            raise VibronicError(f"the supercell must be three repeats of at least 1, not {self.supercell}")
+
+    @property
+    def kind(self) -> str:
+        """The kind of model, once ``auto`` is resolved: band edges are eigenvalues."""
+        if self.model not in (None, "auto"):
+            return str(self.model)
+        return "tight-binding" if self.target in ("band_gap", "vbm", "cbm") else "ridge"
