@@ -24,12 +24,13 @@ from ase import Atoms
 
 from vibronic.core.errors import VibronicError
 from vibronic.core.provenance import writable, write_json
+from vibronic.core.statistics import half_width
 from vibronic.core.units import conversion
 from vibronic.data.dataset import label_of
 from vibronic.data.sources import structures
 from vibronic.labelling.executors import processes
 from vibronic.studies.extrapolation_model import MODELS, fitted, numbers_in
-from vibronic.studies.folder import bind, content, half_width
+from vibronic.studies.folder import bind, content
 
 STUDY = "extrapolation"
 KCAL = conversion("eV", "kcal/mol")

@@ -27,11 +27,12 @@ from ase import Atoms
 
 from vibronic.core.errors import VibronicError
 from vibronic.core.provenance import writable, write_json
+from vibronic.core.statistics import half_width
 from vibronic.crystals import predictor
 from vibronic.crystals.metrics import BENCHMARKS, GROUP, bootstrap
 from vibronic.data import cdvae
 from vibronic.labelling.executors import processes
-from vibronic.studies.folder import bind, content, half_width
+from vibronic.studies.folder import bind, content
 from vibronic.studies.inverse_design_data import FEWEST, Predict, prepare
 from vibronic.studies.inverse_design_model import CONDITIONS, MODELS, sampled, trained
 

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from vibronic.core.statistics import half_width
 from vibronic.data.dataset import read_labelled
 from vibronic.report import plots
 from vibronic.report.html import Report
-from vibronic.studies.folder import finished, half_width
+from vibronic.studies.folder import finished
 from vibronic.studies.thermal_models import GAP, SETS
 
 Rows = list[dict[str, Any]]
