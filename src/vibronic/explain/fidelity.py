@@ -65,7 +65,7 @@ class Fidelity:
         target, unit: what was explained.
         fractions: shares of the bonds.
         models, structures, draws, twins: how many; twins are the untrained models.
-        spread: standard deviation of the predictions over the structures, nan for a single one: the scale of a change.
+        spread: standard deviation of the predictions over the structures, None for a single one: the scale of a change.
         removed: the most important bonds go; a faithful attribution has a ratio above 1.
         kept: only the most important bonds stay; a faithful attribution has a ratio below 1.
         untrained: bonds go that untrained models name; should be about 1.
@@ -73,7 +73,7 @@ class Fidelity:
             be above 1.
         advantage: ratio of ``removed`` over that of ``untrained``, and its 95 % interval.
         foretold: correlation, over random bonds of equal number and lengths, of the change with minus the sum of their
-            attributions (sensitivity-n, Ancona et al., arXiv 1711.06104); nan where no draw differs.
+            attributions (sensitivity-n, Ancona et al., arXiv 1711.06104); None where no draw differs.
     """
 
     target: str
@@ -83,13 +83,13 @@ class Fidelity:
     structures: int
     draws: int
     twins: int
-    spread: float
+    spread: float | None
     removed: Contrast
     kept: Contrast
     untrained: Contrast
     itself: Contrast
     advantage: tuple[float, float, float]
-    foretold: float
+    foretold: float | None
 
     @property
     def holds(self) -> bool:
@@ -179,9 +179,9 @@ def fidelity(
         structures=len(structures),
         draws=draws,
         twins=twins,
-        spread=float(np.std(wholes, ddof=1)) if len(wholes) > 1 else float("nan"),
+        spread=float(np.std(wholes, ddof=1)) if len(wholes) > 1 else None,
         advantage=_exponential(logs["removed"] - logs["untrained"]),
-        foretold=float(np.mean(foretold)) if foretold else float("nan"),
+        foretold=float(np.mean(foretold)) if foretold else None,
         **{name: _contrast(part, logs[name]) for name, part in parts.items()},
     )
 

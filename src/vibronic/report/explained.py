@@ -95,6 +95,7 @@ def why(
         "The same by length: compare kinds at equal length, since there are more long bonds than short ones.",
     )
     if fidelity is not None:
+        told = fidelity.foretold
         page.section("Does the explanation hold up?")
         page.text("\n".join(f"- {_sentence(s)}" for s in fidelity.sentences()))
         page.figure(
@@ -115,7 +116,12 @@ def why(
                 )
             ],
             "Mean change of the prediction over that for random bonds of equal number and lengths. The last row tells of the method "
-            f"alone. Over random bonds, changes correlate with sums of attributions by {fidelity.foretold:.2f}.",
+            "alone."
+            + (
+                f" Over random bonds, changes correlate with sums of attributions by {told:.2f}."
+                if told is not None
+                else ""
+            ),
         )
     page.section("Bonds")
     bonds, largest = drawn_bonds(frames[0], means[0])

@@ -153,7 +153,8 @@ def vibrations(
         findings += _told_of_vibrations(response, thermal, constants.modes().describe())
         if checked is not None:
             found = {o: modes_of.agreement(getattr(checked, f"label_{o}"), getattr(checked, o)) for o in ORDERS}
-            record["check"] = {"engine": check, "agreement": found, **asdict(checked)}
+            scores = {o: {name: _number(v) for name, v in figures.items()} for o, figures in found.items()}
+            record["check"] = {"engine": check, "agreement": scores, **asdict(checked)}
             findings += [
                 f"{'derivatives' if o == 'first' else 'second derivatives'} along {len(checked.modes)} modes against labels by {check}: "
                 f"mean absolute error {found[o]['mae']:.3g} {unit}/({ORDERS[o]}), R2 {found[o]['r2']:.3f}"
@@ -162,10 +163,13 @@ def vibrations(
         _write_modes(out, response, respond, thermal, average, checked)
         record["findings"] = findings
         record |= {"value": response.value, "unit": unit, "shift": float(np.nansum(thermal.shift))}
-        record |= {"shift_all_orders": thermal.total, "shift_all_orders_error": thermal.total_error}
+        record |= {
+            "shift_all_orders": _number(thermal.total),
+            "shift_all_orders_error": _number(thermal.total_error),
+        }
         record |= {"shift_at_reference": float(np.nansum(response.shift))}
         record["models"] = [
-            {"value": r.value, "shift": float(np.nansum(t.shift)), "shift_all_orders": t.total}
+            {"value": r.value, "shift": float(np.nansum(t.shift)), "shift_all_orders": _number(t.total)}
             for r, t in zip(respond, average, strict=True)
         ]
         if report is not None:
@@ -186,6 +190,11 @@ def vibrations(
 
 ORDERS = {"first": "Angstrom sqrt(amu)", "second": "Angstrom^2 amu"}
 """Derivatives, and what they are divided by."""
+
+
+def _number(value: float) -> float | None:
+    """JSON has no nan."""
+    return value if value == value else None
 
 
 def _numbers(atoms: Atoms) -> Any:

@@ -109,8 +109,8 @@ function vibrate(viewer, model, scene, canvas) {
   for (const { xyz, move } of scene.atoms) {
     if (Math.hypot(...move) < 0.15 * longest) continue;
     // From the surface of the sphere, or short arrows would hide in it.
-    const end = xyz.map((x, k) => x + 2.2 * move[k]);
-    viewer.addArrow({ start: at(xyz), end: at(end), radius: 0.07, radiusRatio: 2.2, mid: 0.7, color: "#d55e00" });
+    const end = xyz.map((x, k) => x + 3 * move[k]);
+    viewer.addArrow({ start: at(xyz), end: at(end), radius: 0.09, radiusRatio: 2.2, mid: 0.75, color: "#d55e00" });
   }
   const rest = model.selectedAtoms({});
   for (let frame = 0; frame < FRAMES; frame++) {
@@ -123,10 +123,12 @@ function vibrate(viewer, model, scene, canvas) {
     );
   }
   if (matchMedia("(prefers-reduced-motion: reduce)").matches) return;
-  new IntersectionObserver(([{ isIntersecting }]) => {
-    if (isIntersecting && !viewer.isAnimated()) viewer.animate({ interval: 70, loop: "forward", reps: 0 });
-    else if (!isIntersecting) viewer.stopAnimate();
-  }).observe(canvas);
+  // Most of it must be seen: every frame is built anew, and a page holds several.
+  const watch = ([{ intersectionRatio }]) => {
+    if (intersectionRatio < 0.6) viewer.stopAnimate();
+    else if (!viewer.isAnimated()) viewer.animate({ interval: 70, loop: "forward", reps: 0 });
+  };
+  new IntersectionObserver(watch, { threshold: [0, 0.6] }).observe(canvas);
 }
 
 function corners(cell) {
