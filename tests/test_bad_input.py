@@ -285,6 +285,8 @@ COMMANDS = [
     ("train ridge NaCl --training.momentum 0.9", "momentum"),
     ("predict nowhere NaCl", "no model 'nowhere'"),
     ("explain nowhere NaCl", "no model 'nowhere'"),
+    ("vibrations nowhere NaCl", "no model 'nowhere'"),
+    ("vibrations", "model"),
     ("evaluate molecules x.csv --reference NaCl", "what"),
     ("evaluate crystals missing.extxyz --reference NaCl", "missing.extxyz"),
     ("evaluate crystals NaCl.extxyz --relax nothing", "unknown engine 'nothing'"),
@@ -410,12 +412,25 @@ def everything_that_writes(home: Path) -> dict[str, list]:
         ],
         "predict": ["predict", home / "model", good],
         "explain": ["explain", home / "model", good, "--steps", "1"],
+        "vibrations": [
+            "vibrations",
+            home / "model",
+            home / "cu.cif",
+            "--engine",
+            "emt",
+            "--supercell",
+            "1",
+            "1",
+            "1",
+            "-n",
+            "4",
+        ],
         "evaluate": ["evaluate", "predictions", home / "p.csv", "--reference", good],
         "data": ["data", "NaCl"],
     }
 
 
-WRITERS = ["sample", "label", "train", "train a network", "predict", "explain", "evaluate", "data"]
+WRITERS = ["sample", "label", "train", "train a network", "predict", "explain", "vibrations", "evaluate", "data"]
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -457,6 +472,9 @@ OVERWRITES = [
     ("predict {m} hot.forces.extxyz --out hot.csv", "hot.forces.extxyz is read here"),
     ("predict {m} hot.extxyz --out {m}/config.json", "config.json is read here"),
     ("explain {m} hot.extxyz --steps 1 --out hot.extxyz", "hot.extxyz is read here"),
+    ("explain {m} hot.extxyz --steps 1 --report hot.extxyz", "hot.extxyz is read here"),
+    ("explain {m} hot.extxyz --steps 1 --out w.csv --report w.csv", "w.csv would be written twice"),
+    ("vibrations {m} cu.cif --engine emt --out cu.cif", "cu.cif is read here"),
     ("evaluate predictions p.csv --reference hot.extxyz --out p.csv", "p.csv is read here"),
     ("evaluate predictions p.csv --reference hot.extxyz --out hot.extxyz", "hot.extxyz is read here"),
     ("label hot.extxyz --engine emt --executor in-process --out hot.extxyz", "hot.extxyz is read here"),
@@ -536,7 +554,7 @@ def test_model_folders(home: Path, fails: Fails, tmp_path: Path, damage: str) ->
     shutil.copytree(home / "model", tmp_path / "model")
     harm, word = MODELS[damage]
     harm(tmp_path / "model")
-    for verb in ("predict", "explain"):
+    for verb in ("predict", "explain", "vibrations"):
         assert word in fails(verb, tmp_path / "model", home / "good.extxyz", "--out", tmp_path / "x.csv")
 
 

@@ -77,9 +77,11 @@ def test_the_minimal_files_are_a_chain(tmp_path: Path, monkeypatch: pytest.Monke
     run("train")
     run("predict")
     run("explain")
+    run("vibrations", "runs/model", "copper.cif", "--engine", "emt", "--supercell", "1", "1", "1", "-n", "4")
     run("evaluate")
     assert len(read("sampled.extxyz", ":")) == len(read("labelled.extxyz", ":")) == 12
     assert len(Path("predictions.csv").read_text().splitlines()) == 13
     assert Path("why.csv").exists()
+    assert len(Path("vibrations.csv").read_text().splitlines()) == 1 + 9
     assert Path("metrics.json").exists()
     assert Path("runs/model/run.json").exists()

@@ -82,6 +82,23 @@ def test_a_gallery_draws_every_crystal(anti_perovskite, tmp_path):
     assert np.ptp(drawn) > 600, "bromine is seen in the first and in the last row"
 
 
+def test_a_vibration_is_drawn_with_arrows(anti_perovskite, tmp_path):
+    page, picture = Report("Vibration"), tmp_path / "page.png"
+    motion = np.zeros((5, 3))
+    motion[4] = (0.6, 0, 0)  # bromine alone
+    page.crystal(anti_perovskite, "A mode.", motion=motion)
+    page.write(tmp_path / "mode.html")
+    dom, logged = browse(tmp_path / "mode.html", tmp_path, "--dump-dom", f"--screenshot={picture}")
+    assert not logged
+    assert 'data-error="' not in dom
+    assert 'class="fallback"' not in dom
+    red, green, blue = (np.asarray(Image.open(picture).convert("RGB"), dtype=int)[..., c] for c in range(3))
+    bromine = (red > 2 * green + 40) & (red > 2 * blue + 40)
+    arrows = (red > 120) & (red > 1.6 * green) & (green > 2 * blue + 15)  # vermilion, lit or in shade
+    assert bromine.sum() > 2000
+    assert arrows.sum() > 300
+
+
 def test_without_webgl_the_crystal_is_a_sentence_and_the_plots_stay(report, tmp_path):
     page = tmp_path / "report.html"
     report.write(page)

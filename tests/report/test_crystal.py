@@ -98,3 +98,24 @@ def test_elements_have_ase_colours():
 def test_impossible_scenes_are_refused(atoms, bonds, words):
     with pytest.raises(VibronicError, match=words):
         scene(atoms, bonds)
+
+
+def test_a_motion_moves_every_image_and_links_what_is_bonded(anti_perovskite):
+    motion = np.arange(15.0).reshape(5, 3) / 10
+    drawn = scene(anti_perovskite, motion=motion)
+    still = scene(anti_perovskite)
+    assert [a["xyz"] for a in drawn["atoms"]] == [a["xyz"] for a in still["atoms"]]
+    for atom in drawn["atoms"]:
+        assert atom["move"] == pytest.approx(motion[int(atom["label"].split()[1])])
+    assert drawn["bonds"] == []
+    places = [tuple(a["xyz"]) for a in drawn["atoms"]]
+    linked = {frozenset((places[a], places[b])) for a, b in drawn["links"]}
+    # all bonds of the still picture whose two ends are drawn atoms
+    whole = {frozenset((tuple(b["start"]), tuple(b["end"]))) for b in still["bonds"]}
+    assert linked == {pair for pair in whole if pair <= set(places)}
+    assert linked
+    for bad in (motion[:4], np.full((5, 3), np.nan)):
+        with pytest.raises(VibronicError, match="one finite vector"):
+            scene(anti_perovskite, motion=bad)
+    with pytest.raises(VibronicError, match="without weights"):
+        scene(anti_perovskite, [(0, 3, (0, 0, 0), 0.5)], motion)

@@ -114,6 +114,34 @@ def test_the_paper_network_is_explained_with_a_warning(data: str, tmp_path: Path
     assert "the shortest bond counts as absent" in capsys.readouterr().out
 
 
+def test_an_explanation_is_tested_and_reported(data: str, seeds: list[str], tmp_path: Path, capsys) -> None:
+    page = tmp_path / "why.html"
+    explain(seeds[0], data, more=seeds[1:], steps=2, fidelity=True, report=page, out=tmp_path / "why.csv")
+    said = capsys.readouterr().out
+    record = json.loads((tmp_path / "why.run.json").read_text())
+    found = record["fidelity"]
+    assert (found["models"], found["structures"], found["unit"]) == (3, 8, "eV")
+    assert found["removed"]["interval"][0] <= found["removed"]["ratio"] <= found["removed"]["interval"][1]
+    assert f"changes {found['removed']['ratio']:.2f} times" in said
+    assert "no model was trained on missing bonds" in said
+    rows = record["shares"]
+    assert [r["share"] for r in rows if r["low"] is None] == pytest.approx([1.0])
+    assert sum(r["share"] for r in rows if r["low"] is not None) == pytest.approx(1.0)
+    assert all(r["mean_half"] is not None for r in rows)
+    assert record["leading"]["kind"] == "Cu-Cu"
+    assert f"report: {page}" in said
+    text = page.read_text()
+    for word in (
+        "Is it one kind of bond?",
+        "Does the explanation hold up?",
+        "named by untrained models",
+        "bond weight 0",
+    ):
+        assert word in text
+    explain(seeds[0], data, steps=2, report=page, out=tmp_path / "why.csv")
+    assert "Does the explanation hold up?" not in page.read_text()
+
+
 def test_models_of_other_targets_are_not_averaged(data: str, seeds: list[str], tmp_path: Path) -> None:
     train("ridge", data, ["energy"], out=tmp_path / "other")
     with pytest.raises(VibronicError, match="other has no scalar target 'band_gap'; choose one of energy"):

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from vibronic.core.errors import VibronicError
 from vibronic.core.provenance import write_json
@@ -59,11 +57,3 @@ def finished(folder: Path, study: str) -> Iterator[dict[str, Any]]:
         raise VibronicError(
             f"{folder}/results.json is damaged or of another version; run the study again with another --out"
         ) from error
-
-
-def half_width(values: Sequence[float] | np.ndarray) -> float | None:
-    """Half width of Student's 95 % interval of the mean; None for a single value."""
-    from scipy.stats import t
-
-    n = len(values)
-    return float(t.ppf(0.975, n - 1) * np.std(values, ddof=1) / np.sqrt(n)) if n > 1 else None

@@ -34,6 +34,8 @@ class Model(nn.Module):
         generates: whether it makes structures instead of predicting properties of given ones.
         distinct: whether it is to be shown equal crystals of a set only once.
         differentiable: whether its energy has derivatives, so that it gives forces without having learned them.
+        smooth: whether its predictions have two derivatives with respect to the positions.
+        fitted: last names of the buffers that :meth:`prepare` fits to labels, beyond scales and references.
     """
 
     kind: ClassVar[str]
@@ -43,6 +45,8 @@ class Model(nn.Module):
     generates: ClassVar[bool] = False
     distinct: bool = False
     differentiable: ClassVar[bool] = False
+    smooth: ClassVar[bool] = True
+    fitted: ClassVar[tuple[str, ...]] = ()
     elements: Tensor
 
     def __init__(self, config: dict[str, Any], targets: Sequence[Target], cutoff: float) -> None:

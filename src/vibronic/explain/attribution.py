@@ -67,9 +67,7 @@ def attribute(model: Model, atoms: Atoms, target: str, steps: int = 32) -> Attri
     """
     from captum.attr import IntegratedGradients
 
-    names = [t.name for t in model.targets if not t.shape]
-    if target not in names:
-        raise VibronicError(f"the model has no scalar target '{target}'; choose one of {', '.join(names) or 'none'}")
+    check_scalar(model, target)
     if steps < 1:
         raise VibronicError(f"the integral needs at least one step, not {steps}")
     model.eval()
@@ -90,6 +88,17 @@ def attribute(model: Model, atoms: Atoms, target: str, steps: int = 32) -> Attri
     return _undirected(batch, atoms, directed.detach().double().numpy(), whole, bare)
 
 
+def check_scalar(model: Model, target: str) -> None:
+    """Refuse what is no scalar target of the model.
+
+    Raises:
+        VibronicError: names those that are.
+    """
+    names = [t.name for t in model.targets if not t.shape]
+    if target not in names:
+        raise VibronicError(f"the model has no scalar target '{target}'; choose one of {', '.join(names) or 'none'}")
+
+
 def average(attributions: Sequence[Attribution]) -> Attribution:
     """Mean over models (seeds) of attributions of the same structure at the same cutoff.
 
@@ -104,19 +113,27 @@ def average(attributions: Sequence[Attribution]) -> Attribution:
     return replace(first, **means)
 
 
-def _undirected(batch: Batch, atoms: Atoms, directed: np.ndarray, whole: float, bare: float) -> Attribution:
-    """Add both directions of every bond."""
+def undirected(batch: Batch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The bonds behind the directed edges of one structure.
+
+    Returns:
+        ``bonds`` (bonds, 5): i, j (i <= j) and the lattice translation of j; ``first`` (bonds,) an edge of each;
+        ``bond`` (E,) which bond an edge belongs to.
+    """
     i, j = batch.edge_index.numpy()
     shift = batch.edge_shift.numpy().astype(int)
-    length = batch.edge_vectors().norm(dim=-1).double().numpy()
     flip = (i > j) | ((i == j) & np.array([tuple(s) < (0, 0, 0) for s in shift], dtype=bool))
     a, b = np.where(flip, j, i), np.where(flip, i, j)
-    s = np.where(flip[:, None], -shift, shift)
-    key = np.column_stack([a, b, s])
-    unique, first, inverse = np.unique(key, axis=0, return_index=True, return_inverse=True)
-    value = np.bincount(inverse.ravel(), directed, len(unique))
+    key = np.column_stack([a, b, np.where(flip[:, None], -shift, shift)])
+    bonds, first, bond = np.unique(key, axis=0, return_index=True, return_inverse=True)
+    return bonds, first, bond.ravel()
+
+
+def _undirected(batch: Batch, atoms: Atoms, directed: np.ndarray, whole: float, bare: float) -> Attribution:
+    """Add both directions of every bond."""
+    bonds, first, bond = undirected(batch)
+    length = batch.edge_vectors().norm(dim=-1).double().numpy()[first]
+    value = np.bincount(bond, directed, len(bonds))
     symbols = np.array(atoms.get_chemical_symbols())
-    kinds = np.array(
-        ["-".join(sorted(pair)) for pair in zip(symbols[unique[:, 0]], symbols[unique[:, 1]], strict=True)]
-    )
-    return Attribution(unique[:, 0], unique[:, 1], unique[:, 2:], length[first], value, kinds, whole, bare)
+    kinds = np.array(["-".join(sorted(pair)) for pair in zip(symbols[bonds[:, 0]], symbols[bonds[:, 1]], strict=True)])
+    return Attribution(bonds[:, 0], bonds[:, 1], bonds[:, 2:], length, value, kinds, whole, bare)

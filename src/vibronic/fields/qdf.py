@@ -65,6 +65,7 @@ class QuantumDeepField(Model):
 
     kind = "qdf"
     differentiable: ClassVar[bool] = True
+    fitted = ("weights",)
     extensive: Tensor
     baseline: Tensor
     molecules: Tensor

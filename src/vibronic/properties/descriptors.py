@@ -32,6 +32,7 @@ class DescriptorRidge(Model):
     """
 
     kind = "ridge"
+    fitted = ("weights",)
     weights: Tensor
     mean: Tensor
     deviation: Tensor

@@ -40,7 +40,7 @@ def element_color(symbol: str) -> str:
     return "#" + "".join(f"{round(255 * c):02x}" for c in jmol_colors[atomic_numbers[symbol]])
 
 
-def scene(atoms: Atoms, bonds: Iterable[Bond] | None = None) -> dict[str, Any]:
+def scene(atoms: Atoms, bonds: Iterable[Bond] | None = None, motion: np.ndarray | None = None) -> dict[str, Any]:
     """Everything the viewer draws.
 
     A bond that leaves the cell and whose two ends are nowhere drawn together ends half-way on both sides of the cell.
@@ -50,14 +50,16 @@ def scene(atoms: Atoms, bonds: Iterable[Bond] | None = None) -> dict[str, Any]:
         bonds: (i, j, (sx, sy, sz), weight), coloured and thickened by weight; a bond listed in both directions is drawn
             once with the mean weight. None draws neighbours closer than 1.15 times the sum of covalent radii, in grey, and with
             them neighbours outside the cell, so that no bond ends in nothing.
+        motion: (N, 3) displacement of every atom at the height of an oscillation, Angstrom, with which the atoms move to and
+            fro; bonds are then neighbours in grey and move along.
 
     Returns:
-        ``atoms`` (element, position, label), ``elements`` (radius, colour), ``bonds`` (ends, radius, colour) and
-        ``cell`` (three vectors, or None); Angstrom.
+        ``atoms`` (element, position, label; with ``motion`` also ``move``), ``elements`` (radius, colour), ``bonds`` (ends,
+        radius, colour) or, with ``motion``, ``links`` (pairs of atoms), and ``cell`` (three vectors, or None); Angstrom.
 
     Raises:
-        VibronicError: no atoms, positions that are not finite, or a bond that names an absent atom or has a weight
-            outside 0 to 1.
+        VibronicError: no atoms, positions that are not finite, a motion that is not one finite vector per atom or comes with
+            bonds, or a bond that names an absent atom or has a weight outside 0 to 1.
     """
     from ase.data import atomic_numbers, covalent_radii
 
@@ -65,6 +67,8 @@ def scene(atoms: Atoms, bonds: Iterable[Bond] | None = None) -> dict[str, Any]:
         raise VibronicError("there is nothing to draw: the structure has no atoms")
     if not np.isfinite(atoms.positions).all():
         raise VibronicError("the structure cannot be drawn: some positions are not finite")
+    if motion is not None and (bonds is not None or motion.shape != (len(atoms), 3) or not np.isfinite(motion).all()):
+        raise VibronicError("a motion is one finite vector for every atom, and is drawn without weights of bonds")
     cell = atoms.cell.array
     images = [_images(atoms, i) for i in range(len(atoms))]
     weights = _neighbours(atoms) if bonds is None else _weighted(atoms, bonds)
@@ -72,9 +76,11 @@ def scene(atoms: Atoms, bonds: Iterable[Bond] | None = None) -> dict[str, Any]:
         if not _together(images[i], images[j], shift):
             images[j].append(shift)
             images[i].append((-shift[0], -shift[1], -shift[2]))
+    moving = {} if motion is None else {"links": _links(images, weights)}
     return {
         "atoms": [
             {"elem": symbol, "xyz": _point(atoms.positions[i] + shift @ cell), "label": f"{symbol} {i}"}
+            | ({} if motion is None else {"move": _point(motion[i])})
             for i, symbol in enumerate(atoms.symbols)
             for shift in images[i]
         ],
@@ -83,7 +89,8 @@ def scene(atoms: Atoms, bonds: Iterable[Bond] | None = None) -> dict[str, Any]:
             | {"color": element_color(symbol)}
             for symbol in dict.fromkeys(atoms.symbols)
         },
-        "bonds": _cylinders(atoms, images, weights),
+        "bonds": _cylinders(atoms, images, weights) if motion is None else [],
+        **moving,
         "cell": [_point(v) for v in cell] if atoms.pbc.any() and atoms.cell.rank == 3 else None,
     }
 
@@ -149,3 +156,13 @@ def _cylinders(atoms: Atoms, images: list[list[Shift]], bonds: Weights) -> list[
         }
         cylinders += [{"start": _point(start), "end": _point(start + way)} | look for start, way in ends]
     return cylinders
+
+
+def _links(images: list[list[Shift]], bonds: Weights) -> list[list[int]]:
+    """Bonds as pairs of drawn atoms, numbered in the order in which these are drawn."""
+    number = {(i, shift): k for k, (i, shift) in enumerate((i, s) for i, own in enumerate(images) for s in own)}
+    return [
+        [number[i, home], number[j, (home[0] + a, home[1] + b, home[2] + c)]]
+        for i, j, (a, b, c) in sorted(bonds)
+        for home in _together(images[i], images[j], (a, b, c))
+    ]

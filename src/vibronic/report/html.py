@@ -70,7 +70,12 @@ class Report:
         self._caption("figure", widget, caption)
 
     def crystal(
-        self, atoms: Atoms, caption: str, bonds: Iterable[Bond] | None = None, volume: Volume | None = None
+        self,
+        atoms: Atoms,
+        caption: str,
+        bonds: Iterable[Bond] | None = None,
+        volume: Volume | None = None,
+        motion: np.ndarray | None = None,
     ) -> None:
         """A structure that can be turned.
 
@@ -79,12 +84,13 @@ class Report:
             caption: what it shows.
             bonds: (i, j, (sx, sy, sz), weight 0 to 1), see :func:`vibronic.report.crystal.scene`.
             volume: a field whose isosurfaces are drawn, too.
+            motion: (N, 3) Angstrom, the displacements of a vibration: atoms move to and fro, with arrows.
 
         Raises:
-            VibronicError: the structure cannot be drawn, or a bond is impossible.
+            VibronicError: the structure cannot be drawn, or a bond or a motion is impossible.
         """
         bonds = None if bonds is None else list(bonds)
-        content = scene(atoms, bonds)
+        content = scene(atoms, bonds, motion)
         if volume is not None:
             content["volume"] = volume.scene()
         self._count["crystal"] += 1

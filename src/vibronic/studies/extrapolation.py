@@ -23,8 +23,9 @@ import torch
 from ase import Atoms
 
 from vibronic.core.errors import VibronicError
-from vibronic.core.folder import bind, content, half_width
+from vibronic.core.folder import bind, content
 from vibronic.core.provenance import writable, write_json
+from vibronic.core.statistics import half_width
 from vibronic.core.units import conversion
 from vibronic.data.dataset import label_of
 from vibronic.data.sources import structures

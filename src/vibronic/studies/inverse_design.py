@@ -26,8 +26,9 @@ import torch
 from ase import Atoms
 
 from vibronic.core.errors import VibronicError
-from vibronic.core.folder import bind, content, half_width
+from vibronic.core.folder import bind, content
 from vibronic.core.provenance import writable, write_json
+from vibronic.core.statistics import half_width
 from vibronic.crystals import predictor
 from vibronic.crystals.metrics import BENCHMARKS, GROUP, bootstrap
 from vibronic.data import cdvae

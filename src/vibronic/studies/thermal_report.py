@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from vibronic.core.folder import finished, half_width
+from vibronic.core.folder import finished
+from vibronic.core.statistics import half_width
 from vibronic.data.dataset import read_labelled
 from vibronic.report import plots
 from vibronic.report.html import Report

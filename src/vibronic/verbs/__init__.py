@@ -5,15 +5,18 @@ from typing import Any
 
 from vibronic.verbs import crystals
 from vibronic.verbs.configurations import data, label, sample
+from vibronic.verbs.explaining import explain
 from vibronic.verbs.fields import density
 from vibronic.verbs.generation import generate
-from vibronic.verbs.learning import evaluate, explain, models, predict
+from vibronic.verbs.learning import evaluate, models, predict
+from vibronic.verbs.modes import vibrations
 from vibronic.verbs.studies import OPTIONS, demo, doctor, report, study
 from vibronic.verbs.thermal import thermal
 from vibronic.verbs.training import train
 
 VERBS: tuple[Callable[..., Any], ...] = (
-    demo, thermal, sample, label, train, predict, generate, density, explain, evaluate, study, report, models, data, doctor,
+    demo, thermal, sample, label, train, predict, generate, density, explain, vibrations, evaluate, study, report, models, data,
+    doctor,
 )  # fmt: skip
 """In the order in which a user meets them."""
 

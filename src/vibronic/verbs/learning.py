@@ -1,4 +1,4 @@
-"""Verbs about trained models: predicting, explaining, scoring, listing."""
+"""Verbs about trained models: predicting, scoring, listing."""
 
 from __future__ import annotations
 
@@ -8,18 +8,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
 
-from vibronic.core.errors import VibronicError, located
-from vibronic.core.progress import track
-from vibronic.core.provenance import run_record, writable, write_json
+from vibronic.core.errors import VibronicError
+from vibronic.core.provenance import run_record, write_json
 from vibronic.verbs.common import say
 
 if TYPE_CHECKING:
-    from ase import Atoms
     from rich.console import Console
     from rich.table import Table
 
     from vibronic.core.model import Model
-    from vibronic.explain.attribution import Attribution
     from vibronic.learning.store import Card
 
 
@@ -84,114 +81,6 @@ def predict(
 def _files(model: str) -> list[Path]:
     """What must not be lost of a model folder; predictions may well be written into it."""
     return [Path(model) / name for name in ("config.json", "model.safetensors")]
-
-
-def explain(
-    model: str,
-    structures: str,
-    target: str | None = None,
-    more: list[str] | None = None,
-    by: Literal["bonds", "atoms"] = "bonds",
-    steps: int = 32,
-    out: Path = Path("why.csv"),
-) -> Path:
-    """Which bonds or atoms move a prediction: integrated gradients over the presence of every bond.
-
-      vibronic explain runs/gap hot.extxyz --target band_gap --out why.csv
-      vibronic explain runs/a hot.extxyz --more runs/b runs/c --by atoms
-
-    Attributions are in the target's unit and sum, over the bonds of a structure, to the prediction minus that of the
-    same atoms without any bond. Both are printed, with the error of that sum.
-
-    Args:
-        model: model folder or name.
-        structures: file, folder or name.
-        target: scalar target to explain; the model's first where none is given.
-        more: models of other seeds, to average over; their standard deviation becomes a column.
-        by: a row per bond, or per atom (half of each bond to each of its ends).
-        steps: points of the integral.
-        out: CSV, one row per bond or atom.
-
-    Returns:
-        The table written.
-    """
-    import csv
-
-    import numpy as np
-
-    from vibronic.data import sources
-    from vibronic.explain.attribution import attribute, average
-    from vibronic.learning import store
-
-    folders = [model, *(more or [])]
-    networks = [store.load(folder)[0] for folder in folders]
-    frames = sources.structures(structures)
-    target, unit = _explained(folders, networks, target)
-    totals: dict[str, list[float]] = {}
-    sums: dict[str, list[float]] = {"all_bonds": [], "no_bonds": [], "completeness_error": []}
-    config = {"model": model, "structures": structures, "target": target, "more": more, "by": by, "steps": steps}
-    reads: list[Path | str] = [structures, *(file for folder in folders for file in _files(folder))]
-    place = ["atom", "element"] if by == "atoms" else ["atom_i", "atom_j", "shift", "bond", "length [Angstrom]"]
-    spread = [f"spread [{unit}]"] if more else []
-    with (
-        run_record(out, "explain", config, reads=reads) as record,
-        writable(out) as temporary,
-        temporary.open("w", newline="") as file,
-    ):
-        table = csv.writer(file)
-        table.writerow(["structure", *place, f"attribution [{unit}]", *spread])
-        for k, atoms in enumerate(track(frames, "Explaining")):
-            with located(partial(sources.place, structures), k):
-                found = [attribute(network, atoms, target, steps) for network in networks]
-            mean = average(found)
-            for name, value in zip(sums, (mean.whole, mean.bare, mean.error), strict=True):
-                sums[name].append(value)
-            places, kinds = _places(mean, atoms, by)
-            values = np.stack([a.per_atom(len(atoms)) if by == "atoms" else a.value for a in found])
-            for row, kind, column in zip(places, kinds, values.T, strict=True):
-                numbers = [column.mean(), column.std()] if more else [column.mean()]
-                table.writerow([k, *row, *(f"{number:.6g}" for number in numbers)])
-                totals.setdefault(kind, []).append(abs(float(column.mean())))
-        record["mean_absolute_attribution"] = {kind: sum(v) / len(v) for kind, v in totals.items()}
-        record |= sums
-    for kind, amounts in sorted(totals.items(), key=lambda kv: -sum(kv[1]) / len(kv[1])):
-        say(f"{kind}: mean |attribution| {sum(amounts) / len(amounts):.3g} {unit} over {len(amounts)} {by}")
-    whole, bare = (np.mean(sums[name]) for name in ("all_bonds", "no_bonds"))
-    worst = np.abs(sums["completeness_error"]).max()
-    say(f"prediction with all bonds {whole:.6g} {unit}, with none {bare:.6g} {unit} (mean of {len(frames)} structures)")
-    say(f"the attributions sum to the difference with an error of {worst:.2g} {unit} at most")
-    if any(network.kind == "cgcnn" for network in networks):
-        say(
-            "cgcnn: the weight of a bond multiplies its scaled length, so the shortest bond counts as absent and long ones "
-            "get large attributions by construction"
-        )
-    say(f"attributions: {out}")
-    return out
-
-
-def _explained(folders: list[str], networks: list[Model], target: str | None) -> tuple[str, str]:
-    """Name and unit of the target to explain, which every model must have."""
-    scalars = [{t.name: t.unit for t in network.targets if not t.shape} for network in networks]
-    target = target or next(iter(scalars[0]), "")
-    for folder, names in zip(folders, scalars, strict=True):
-        if target not in names:
-            raise VibronicError(f"{folder} has no scalar target '{target}'; choose one of {', '.join(names) or 'none'}")
-        if names[target] != scalars[0][target]:
-            raise VibronicError(
-                f"{folder} predicts '{target}' in {names[target]} and {folders[0]} in {scalars[0][target]}; "
-                "explain models of one unit together"
-            )
-    return target, scalars[0][target]
-
-
-def _places(found: Attribution, atoms: Atoms, by: str) -> tuple[list[list[object]], list[str]]:
-    """Columns that say which bond or atom a row is of, and its kind."""
-    if by == "atoms":
-        symbols = atoms.get_chemical_symbols()
-        return [[k, symbol] for k, symbol in enumerate(symbols)], symbols
-    kinds = [str(kind) for kind in found.kinds]
-    bonds = zip(found.i, found.j, found.shift, kinds, found.length, strict=True)
-    return [[i, j, " ".join(map(str, s)), kind, f"{length:.4f}"] for i, j, s, kind, length in bonds], kinds
 
 
 def evaluate(

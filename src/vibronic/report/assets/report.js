@@ -2,6 +2,7 @@
 "use strict";
 
 const FIELD_OF_VIEW = 20;
+const FRAMES = 24;
 
 function fill(host, draw) {
   const fallback = host.querySelector(".fallback");
@@ -38,8 +39,15 @@ function crystal(host, scene) {
   canvas.tabIndex = 0;
   const viewer = $3Dmol.createViewer(canvas, { backgroundAlpha: 0, orthographic: true, disableFog: true });
   const model = viewer.addModel();
-  model.addAtoms(scene.atoms.map((a, k) => ({ elem: a.elem, ...point(a.xyz), serial: k, label: a.label, bonds: [] })));
+  const mates = scene.atoms.map(() => []);
+  for (const [a, b] of scene.links ?? []) (mates[a].push(b), mates[b].push(a));
+  const drawn = (a, k) => ({ elem: a.elem, ...point(a.xyz), serial: k, label: a.label, bonds: mates[k] });
+  model.addAtoms(scene.atoms.map((a, k) => ({ ...drawn(a, k), bondOrder: mates[k].map(() => 1) })));
   for (const [elem, look] of Object.entries(scene.elements)) model.setStyle({ elem }, { sphere: look });
+  if (scene.links) {
+    // Sticks between atoms follow them; the cylinders of other scenes would stay where they are.
+    for (const elem of Object.keys(scene.elements)) model.setStyle({ elem }, { stick: { radius: 0.08, color: "#8c8c8c" } }, true);
+  }
   for (const bond of scene.bonds) {
     viewer.addCylinder({ ...bond, start: point(bond.start), end: point(bond.end), fromCap: 2, toCap: 2 });
   }
@@ -60,6 +68,7 @@ function crystal(host, scene) {
     label = null;
   };
   viewer.setHoverable({}, true, show, hide);
+  if (scene.links) vibrate(viewer, model, scene, canvas);
 
   // The cell counts too: atoms that fill a corner of it would leave the rest outside.
   const ends = [...scene.atoms, ...corners(scene.cell).map((xyz) => ({ xyz }))];
@@ -91,6 +100,35 @@ function crystal(host, scene) {
   host.addEventListener("wheel", passing, { capture: true, passive: true });
   canvas.addEventListener("mousedown", () => canvas.focus({ preventScroll: true }));
   new ResizeObserver(() => viewer.resize()).observe(canvas);
+}
+
+// Atoms move to and fro while they are on the screen; arrows tell the motion to whoever wants none, and on paper.
+function vibrate(viewer, model, scene, canvas) {
+  const at = ([x, y, z]) => ({ x, y, z });
+  const longest = Math.max(...scene.atoms.map((a) => Math.hypot(...a.move)));
+  for (const { xyz, move } of scene.atoms) {
+    if (Math.hypot(...move) < 0.15 * longest) continue;
+    // From the surface of the sphere, or short arrows would hide in it.
+    const end = xyz.map((x, k) => x + 3 * move[k]);
+    viewer.addArrow({ start: at(xyz), end: at(end), radius: 0.09, radiusRatio: 2.2, mid: 0.75, color: "#d55e00" });
+  }
+  const rest = model.selectedAtoms({});
+  for (let frame = 0; frame < FRAMES; frame++) {
+    const phase = Math.sin((2 * Math.PI * frame) / FRAMES);
+    model.addFrame(
+      rest.map((atom, k) => {
+        const [x, y, z] = scene.atoms[k].xyz.map((value, axis) => value + phase * scene.atoms[k].move[axis]);
+        return { ...atom, x, y, z };
+      }),
+    );
+  }
+  if (matchMedia("(prefers-reduced-motion: reduce)").matches) return;
+  // Most of it must be seen: every frame is built anew, and a page holds several.
+  const watch = ([{ intersectionRatio }]) => {
+    if (intersectionRatio < 0.6) viewer.stopAnimate();
+    else if (!viewer.isAnimated()) viewer.animate({ interval: 70, loop: "forward", reps: 0 });
+  };
+  new IntersectionObserver(watch, { threshold: [0, 0.6] }).observe(canvas);
 }
 
 function corners(cell) {
