@@ -114,6 +114,13 @@ class Model(nn.Module):
         """Set scales and references from the training set (and from nothing else) before the first step."""
         self.elements = torch.unique(batch.numbers)
 
+    def forget(self, generator: torch.Generator) -> None:
+        """Deal out anew what a closed-form fit found (:attr:`fitted`): it keeps its size and loses its meaning."""
+        for name, numbers in self.named_buffers():
+            if name.rpartition(".")[2] in self.fitted:
+                order = torch.randperm(numbers.numel(), generator=generator)
+                numbers.copy_(numbers.flatten()[order].view_as(numbers))
+
     def check_neutral(self, atoms: Atoms) -> None:
         """Refuse ions and open shells: no model here sees charge or spin, and would predict the neutral closed shell.
 

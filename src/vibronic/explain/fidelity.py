@@ -209,11 +209,7 @@ def untrained(model: Model, seed: int) -> Model:
         for module in twin.modules():
             if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
                 module.reset_running_stats()
-    for name, numbers in twin.named_buffers():
-        if name.rpartition(".")[2] not in model.fitted:
-            continue
-        order = torch.randperm(numbers.numel(), generator=generator)
-        numbers.copy_(numbers.flatten()[order].view_as(numbers))
+    twin.forget(generator)
     return twin.eval()
 
 

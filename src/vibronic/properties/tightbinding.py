@@ -46,6 +46,7 @@ class TightBinding(Model):
     """
 
     kind = "tight-binding"
+    fitted = ("values",)
     values: Tensor
     root: Tensor
     noise: Tensor
@@ -157,6 +158,11 @@ class TightBinding(Model):
         energies, slopes = derivatives(t, torch.as_tensor(parameters), {k for _, bands, _ in wanted for k, _ in bands})
         residual = [w * (sum(c * energies[k] for k, c in bands) - label) for w, bands, label in wanted]
         return np.array(residual), np.array([w * sum(c * slopes[k] for k, c in bands) for w, bands, _ in wanted])
+
+    def forget(self, generator: torch.Generator) -> None:
+        """A Hamiltonian drawn from the prior: that of no crystal, but a possible one."""
+        first, scale = (torch.as_tensor(x) for x in self.layout.prior())
+        self.values = first + scale * torch.randn(len(first), generator=generator, dtype=first.dtype)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Predictions (B,) of each target, eV, in double precision."""
