@@ -36,6 +36,12 @@ SETTINGS: dict[str, dict] = {
         "mesh": [4, 4, 4],
         "iterations": 3,
     },
+    "ensemble": {
+        "kind": "ensemble",
+        "targets": ["energy", "forces", "band_gap"],
+        "members": 3,
+        "settings": {"width": 8, "layers": 1, "cutoff": 4.0},
+    },
 }
 CUTOFF = 4.0
 
@@ -76,7 +82,8 @@ def built(name: str) -> Model:
     settings = dict(SETTINGS[name])
     kind = settings.pop("kind")
     torch.manual_seed(0)
-    model = store.build(kind, units={"hardness": "GPa"}, cutoff=CUTOFF, **settings).double()
+    cutoff = {} if kind == "ensemble" else {"cutoff": CUTOFF}
+    model = store.build(kind, units={"hardness": "GPa"}, **cutoff, **settings).double()
     batch = invented(model, rattled(24, seed=1))
     if model.closed_form:
         model.prepare(batch)

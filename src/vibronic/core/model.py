@@ -12,6 +12,7 @@ from ase import Atoms
 from torch import Tensor, nn
 
 from vibronic.core.batch import Batch
+from vibronic.core.environments import FAR, Memory, novelty
 from vibronic.core.errors import VibronicError
 from vibronic.core.targets import Target
 
@@ -34,6 +35,7 @@ class Model(nn.Module):
         generates: whether it makes structures instead of predicting properties of given ones.
         distinct: whether it is to be shown equal crystals of a set only once.
         differentiable: whether its energy has derivatives, so that it gives forces without having learned them.
+        remembers: whether it keeps the atomic environments of its training set, to tell what is unlike them.
         smooth: whether its predictions have two derivatives with respect to the positions.
         fitted: last names of the buffers that :meth:`prepare` fits to labels, beyond scales and references.
     """
@@ -45,9 +47,13 @@ class Model(nn.Module):
     generates: ClassVar[bool] = False
     distinct: bool = False
     differentiable: ClassVar[bool] = False
+    remembers: ClassVar[bool] = False
     smooth: ClassVar[bool] = True
     fitted: ClassVar[tuple[str, ...]] = ()
     elements: Tensor
+    seen: Tensor
+    seen_numbers: Tensor
+    reach: Tensor
 
     def __init__(self, config: dict[str, Any], targets: Sequence[Target], cutoff: float) -> None:
         super().__init__()
@@ -55,6 +61,10 @@ class Model(nn.Module):
         self.targets = list(targets)
         self.cutoff = cutoff
         self.register_buffer("elements", torch.zeros(0, dtype=torch.long))
+        if self.remembers:
+            self.register_buffer("seen", torch.zeros(0, 0))
+            self.register_buffer("seen_numbers", torch.zeros(0, dtype=torch.long))
+            self.register_buffer("reach", torch.tensor(FAR))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -113,6 +123,15 @@ class Model(nn.Module):
     def prepare(self, batch: Batch) -> None:
         """Set scales and references from the training set (and from nothing else) before the first step."""
         self.elements = torch.unique(batch.numbers)
+        if self.remembers:
+            memory = Memory(batch, self.elements, self.cutoff)
+            self.seen, self.seen_numbers, self.reach = memory.points.float(), memory.numbers, memory.reach.float()
+
+    def novelty(self, batch: Batch) -> Tensor | None:
+        """(B,) how unlike the training set structures are, 1 at the edge of what is usual within it; None where it cannot tell."""
+        if not self.remembers or not len(self.seen):
+            return None
+        return novelty(batch, self.elements, self.cutoff, self.seen, self.seen_numbers, self.reach)
 
     def forget(self, generator: torch.Generator) -> None:
         """Deal out anew what a closed-form fit found (:attr:`fitted`): it keeps its size and loses its meaning."""

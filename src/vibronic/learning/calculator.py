@@ -57,6 +57,8 @@ class ModelCalculator(Calculator):
         batch.positions.requires_grad_(derived)
         with torch.set_grad_enabled(derived):
             predicted = self.model(batch)
+        if "novelty" not in predicted and (novelty := self.model.novelty(batch)) is not None:
+            predicted["novelty"] = novelty.detach()
         if derived:
             warnings.warn(
                 f"these forces are derivatives of a {self.model.kind} model that was trained on energies alone; where it saw relaxed "

@@ -53,8 +53,12 @@ def predict(
             check(model, atoms)
 
     def forward(batch: Batch) -> dict[str, torch.Tensor]:
+        batch = batch.to(here, model.dtype)
         with torch.no_grad():
-            return model(batch.to(here, model.dtype))
+            found = model(batch)
+            if "novelty" not in found and (novelty := model.novelty(batch)) is not None:
+                found["novelty"] = novelty
+            return found
 
     for n, batch in enumerate(in_batches(structures, model.cutoff, batch_size, model.dtype)):
         try:
@@ -139,21 +143,62 @@ def score(
     return scores, units
 
 
+def spreads(model: Model, structures: Sequence[Atoms], batch_size: int = 32) -> dict[str, np.ndarray]:
+    """Scalar target -> (n,) standard deviation of every prediction as far as the model can tell; energies per atom.
+
+    Empty for a model that cannot.
+    """
+    found: dict[str, list[np.ndarray]] = {}
+    for batch in in_batches(structures, model.cutoff, batch_size, model.dtype):
+        deviations = model.deviations(batch)
+        if deviations is None:
+            return {}
+        for t in model.targets:
+            if t.name in deviations:
+                values = deviations[t.name].norm(dim=1) / (batch.n_atoms if t.extensive else 1)
+                found.setdefault(t.name, []).append(values.detach().cpu().double().numpy())
+    return {name: np.concatenate(parts) for name, parts in found.items()}
+
+
 def intervals(
-    targets: Sequence[Target], predicted: Mapping[str, Sequence[np.ndarray] | np.ndarray], structures: Sequence[Atoms]
+    targets: Sequence[Target],
+    predicted: Mapping[str, Sequence[np.ndarray] | np.ndarray],
+    structures: Sequence[Atoms],
+    spread: Mapping[str, np.ndarray] | None = None,
+    floors: Mapping[str, float] | None = None,
+    coverage: float = COVERAGE,
 ) -> dict[str, float]:
     """Half width of the split-conformal interval of every scalar target (Vovk; Lei et al., JASA 113, 1094, 2018).
 
-    The ceil((n + 1) 0.9)-th smallest absolute error on structures the model was not fitted to; infinite, and left out,
-    when there are too few of them. Extensive targets: per atom.
+    The ceil((n + 1) coverage)-th smallest absolute error on structures the model was not fitted to; infinite, and left out,
+    when there are too few of them. Extensive targets: per atom. Where there is a ``spread``, errors are counted in units of
+    sqrt(spread^2 + floor^2), and so is the half width: intervals are wide where the model is unsure.
     """
     found = {}
     difference = errors(targets, predicted, structures)
-    rank = int(np.ceil((len(structures) + 1) * COVERAGE))
+    rank = int(np.ceil((len(structures) + 1) * coverage))
     for t in targets:
         if not t.shape and t.level == "structure" and rank <= len(structures):
-            found[t.name] = float(np.sort(np.abs(difference[t.name]))[rank - 1])
+            error = np.abs(difference[t.name])
+            if spread and t.name in spread:
+                error = error / np.hypot(spread[t.name], (floors or {})[t.name])
+            found[t.name] = float(np.sort(error)[rank - 1])
     return found
+
+
+def floors(model: Model, spread: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Target -> what adds to its spread in quadrature: the model's misfit, or where it has none its usual spread.
+
+    No label enters, so that intervals calibrated on the same structures stay valid.
+    """
+    return {t: max(model.misfit.get(t) or float(np.sqrt(np.mean(s**2))), 1e-12) for t, s in spread.items()}
+
+
+def half_widths(
+    intervals: Mapping[str, float], floors: Mapping[str, float], spread: Mapping[str, np.ndarray]
+) -> dict[str, float | np.ndarray]:
+    """Half width of every target, one number or (n,): see :func:`intervals`."""
+    return {t: q * np.hypot(spread[t], floors[t]) if t in floors else q for t, q in intervals.items()}
 
 
 def write_predictions(
@@ -161,7 +206,7 @@ def write_predictions(
     targets: Sequence[Target],
     predicted: Mapping[str, Sequence[np.ndarray] | np.ndarray],
     structures: Sequence[Atoms],
-    half_widths: Mapping[str, float],
+    half_widths: Mapping[str, float | np.ndarray],
     references: Mapping[str, str] | None = None,
 ) -> None:
     """``predictions.csv``: one row per structure, units in the header; stress as six columns (xx yy zz yz xz xy).
@@ -197,7 +242,8 @@ def write_predictions(
                 elif t.shape:
                     row += _digits(value)
                 else:
-                    half = half_widths.get(t.name, np.nan) * (len(atoms) if t.extensive else 1)
+                    widths = np.broadcast_to(half_widths.get(t.name, np.nan), len(structures))
+                    half = float(widths[k]) * (len(atoms) if t.extensive else 1)
                     row += _digits([float(value), float(value) - half, float(value) + half])
             if novelty is not None:
                 row.append(f"{float(novelty[k]):.3g}")

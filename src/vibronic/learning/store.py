@@ -44,6 +44,11 @@ MODELS = {
         "TightBinding",
         "a fitted Hamiltonian of s, p and d orbitals: band gap and band edges from some tens of labels",
     ),
+    "ensemble": (
+        "vibronic.learning.ensemble",
+        "Ensemble",
+        "several networks of one kind: their mean, and intervals that follow their disagreement (--members)",
+    ),
     "crystal-diffusion": (
         "vibronic.crystals.model",
         "CrystalDiffusion",
@@ -80,7 +85,9 @@ class Card:
     Attributes:
         data: what it was trained on: counts, formulas, labels, methods.
         scores: name -> value on unseen structures; ``units`` has the unit of each.
-        intervals: target -> half width of the 90 % conformal interval, in the target's unit.
+        intervals: target -> half width of the 90 % conformal interval, in the target's unit; where the target has a floor, in
+            units of the standard deviation that the model foresees.
+        floors: target -> what is added (in quadrature) to the spread of the model, in the target's unit.
         licence: licence of the weights.
         summary: what it is for, and what it is not for, in a few sentences.
         only: of which structures alone its predictions hold, one sentence that every prediction is told with.
@@ -91,6 +98,7 @@ class Card:
     scores: Mapping[str, Any] = field(default_factory=dict)
     units: Mapping[str, str] = field(default_factory=dict)
     intervals: Mapping[str, float] = field(default_factory=dict)
+    floors: Mapping[str, float] = field(default_factory=dict)
     licence: str = "MIT"
     summary: str = ""
     only: str = ""
@@ -177,6 +185,7 @@ def save(model: Model, folder: Path, card: Card) -> None:
         "scores": card.scores,
         "units": card.units,
         "intervals": card.intervals,
+        "floors": card.floors,
         "licence": card.licence,
         "versions": versions(),
     }
@@ -228,12 +237,18 @@ def _description(folder: Path) -> tuple[str, dict[str, Any], Card]:
                 f"{folder} has format version {version}, this Vibronic reads version {FORMAT}; "
                 "install the version of Vibronic named in its config.json"
             )
-        described = {"summary": "", "only": "", "references": {}, **described}  # which folders of early models lack
+        described = {
+            "summary": "",
+            "only": "",
+            "references": {},
+            "floors": {},
+            **described,
+        }  # which folders of early models lack
         card = Card(**{f.name: described[f.name] for f in fields(Card)})
-        for key in ("config", "data", "scores", "units", "intervals", "references"):
+        for key in ("config", "data", "scores", "units", "intervals", "floors", "references"):
             if not isinstance(described[key], dict):
                 raise TypeError(f"'{key}' is not a table")
-        if not all(_is(float, half) for half in card.intervals.values()):
+        if not all(_is(float, half) for half in (*card.intervals.values(), *card.floors.values())):
             raise TypeError("'intervals' are not numbers")
         return described["kind"], described["config"], card
     except FileNotFoundError as error:

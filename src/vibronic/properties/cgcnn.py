@@ -57,6 +57,7 @@ class CrystalGraph(Model):
     """
 
     kind = "cgcnn"
+    remembers = True
     smooth = False  # piecewise linear, and it jumps where a neighbour comes within the cutoff
     node_low: Tensor
     node_span: Tensor

@@ -32,6 +32,7 @@ class DescriptorRidge(Model):
     """
 
     kind = "ridge"
+    remembers = True
     fitted = ("weights",)
     weights: Tensor
     mean: Tensor

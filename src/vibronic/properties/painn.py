@@ -117,6 +117,7 @@ class PaiNN(Model):
     """
 
     kind = "painn"
+    remembers = True
     fitted = ("coefficients",)  # of the pair potential
     depth: Tensor
     scale: Tensor

@@ -46,6 +46,7 @@ class TightBinding(Model):
     """
 
     kind = "tight-binding"
+    remembers = True
     fitted = ("values",)
     values: Tensor
     root: Tensor

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator
 from ase.data import chemical_symbols
 
+from vibronic.core.batch import Batch
+from vibronic.core.environments import environments
 from vibronic.core.errors import VibronicError
-from vibronic.core.neighbors import neighbor_list
 from vibronic.sampling.harmonic import Statistics, force_constants, thermal_displacements
 from vibronic.sampling.phonons import Phonons, match_atoms
 from vibronic.sampling.sampler import CLOSEST, displacements_of, shortest_pair
@@ -185,16 +187,9 @@ def coverage(
     return {"all": float(np.concatenate(list(covered.values())).mean()), **shares}
 
 
-def _environments(atoms: Atoms, species: Sequence[int], cutoff: float, width: float = 0.5) -> np.ndarray:
-    """(N, species * K) smooth radial distribution of the neighbours of each atom, one block per neighbour species."""
-    i, j, shift = neighbor_list(atoms, cutoff)
-    r = np.linalg.norm(atoms.positions[j] - atoms.positions[i] + shift @ atoms.cell.array, axis=1)
-    centres = np.arange(1.0, cutoff, width)
-    fade = 0.5 * (1 + np.cos(np.pi * r / cutoff))
-    weights = fade[:, None] * np.exp(-0.5 * ((r[:, None] - centres) / width) ** 2)
-    result = np.zeros((len(atoms), len(species), len(centres)))
-    np.add.at(result, (i, np.searchsorted(species, atoms.numbers[j])), weights)
-    return result.reshape(len(atoms), -1)
+def _environments(atoms: Atoms, species: Sequence[int], cutoff: float) -> np.ndarray:
+    batch = Batch.from_atoms(atoms, cutoff, dtype=torch.float64)
+    return environments(batch, torch.tensor(species), cutoff).numpy()
 
 
 def _component_statistics(snapshots: Sequence[Atoms], reference: Atoms) -> dict[str, tuple[float, float]]:

@@ -54,7 +54,9 @@ def predict(
     forces = prediction.forces_file(out)
     with run_record(out, "predict", config, reads=[structures, *_files(model)], writes=[forces]) as record:
         predicted = prediction.predict(network, frames, batch_size, device, partial(sources.place, structures))
-        prediction.write_predictions(out, network.targets, predicted, frames, card.intervals, card.references)
+        spread = prediction.spreads(network, frames, batch_size) if card.floors else {}
+        widths = prediction.half_widths(card.intervals, card.floors, spread)
+        prediction.write_predictions(out, network.targets, predicted, frames, widths, card.references)
         if "forces" in predicted:
             copies = [atoms.copy() for atoms in frames]
             for k, atoms in enumerate(copies):
@@ -71,9 +73,14 @@ def predict(
         say(card.only)
     unlike = sum(float(value) > 1 for value in predicted.get("novelty", ()))
     if unlike:
+        why = (
+            "their atoms have surroundings that the training set lacks"
+            if network.remembers or network.kind == "ensemble"
+            else "check that the geometries were relaxed as those of the training set"
+        )
         say(
-            f"{unlike} of {len(frames)} unlike those of the training set (novelty above 1): errors are larger "
-            "there than the intervals say; check that the geometries were relaxed as those of the training set"
+            f"{unlike} of {len(frames)} unlike those of the training set (novelty above 1): errors are larger there than the "
+            f"intervals say; {why}"
         )
     return out
 
@@ -240,7 +247,10 @@ def _told(name: str, network: Model, card: Card, console: Console) -> dict[str, 
             for t, (low, high) in ranges.items()
         }
     lines |= {score: f"{value:.4g} {card.units[score]}".removesuffix(" 1") for score, value in card.scores.items()}
-    lines |= {"90 % interval of " + target: f"+/- {half:.4g}" for target, half in card.intervals.items()}
+    lines |= {
+        "90 % interval of " + target: f"+/- {half:.4g}" + (" foreseen deviations" if target in card.floors else "")
+        for target, half in card.intervals.items()
+    }
     lines |= {"settings": ", ".join(f"{k} {v}" for k, v in network.config.items() if k not in ("targets", "units"))}
     console.print(_table((name, ""), [[what, said] for what, said in lines.items() if said]))
     return row

@@ -39,6 +39,7 @@ def train(
     preset: Literal["paper2025", "vibronic", "takahara2024-cdi", "takahara2024-cds"] | None = None,
     model: dict[str, Setting] | None = None,
     training: Training = Training(),  # noqa: B008
+    members: int = 1,
     device: str = "auto",
     devices: int = 1,
     out: Path = Path("runs/model"),
@@ -48,6 +49,7 @@ def train(
 
       vibronic train painn labelled.extxyz --targets energy forces stress --out runs/potential
       vibronic train painn Ag3SBr-pbe --targets band_gap vbm --training.epochs 200 --out runs/gap
+      vibronic train painn labelled.extxyz --members 4 --out runs/ensemble
       vibronic train cgcnn Ag3SBr-pbe --targets band_gap --preset paper2025 --out runs/paper
       vibronic train ridge labelled.extxyz --targets energy pressure --out runs/floor
       vibronic train qdf qm9-train --validation qm9-validation --test qm9-test --targets energy --out runs/molecules
@@ -75,6 +77,7 @@ def train(
         model: settings of the model, e.g. --model.width 64 --model.cutoff 5.0.
         training: how to train, e.g. --training.epochs 200; what is left alone, or given as 'vibronic train --help' prints it,
             suits the kind (qdf2020: its authors' 2,000 epochs; ridge and qdf take no steps and refuse it).
+        members: networks that start from different weights; more than one are an ensemble, whose intervals follow their disagreement.
         device: auto, cpu, gpu, ...
         devices: processes; more than one trains with DDP.
         out: model folder, with logs and checkpoints.
@@ -120,12 +123,16 @@ def train(
         "fractions": fractions,
         "model": model,
         "training": asdict(training),
+        "members": members,
         "device": device,
         "devices": devices,
     }
     with run_record(out, "train", config, seed, reads=[data, validation, test]) as record:
         frames = sources.structures(data)
         settings = _settings(name, data, frames, targets, units, model)
+        if members != 1:
+            common = {key: settings.pop(key) for key in ("targets", "units") if key in settings}
+            name, settings = "ensemble", {**common, "member": name, "members": members, "settings": settings}
         torch.manual_seed(seed)
         network = store.build(name, **settings)
         if network.closed_form and steps:
@@ -396,7 +403,7 @@ def _card(network: Model, data: str, fitted: list[Atoms], chosen: list[Atoms], s
     """What the model was trained on, and how well it predicts what it was not."""
     from vibronic.data import sources
     from vibronic.data.dataset import describe
-    from vibronic.learning.prediction import intervals, predict, score
+    from vibronic.learning.prediction import floors, intervals, predict, score, spreads
     from vibronic.learning.store import Card
 
     zeros = sources.references(data)
@@ -408,5 +415,7 @@ def _card(network: Model, data: str, fitted: list[Atoms], chosen: list[Atoms], s
         own, units = network.own_scores(scored)
         card.scores, card.units = {**card.scores, **own}, {**card.units, **units}
     if chosen and not network.generates:
-        card.intervals = intervals(network.targets, predict(network, chosen), chosen)
+        spread = spreads(network, chosen)
+        card.floors = floors(network, spread)
+        card.intervals = intervals(network.targets, predict(network, chosen), chosen, spread, card.floors)
     return card
