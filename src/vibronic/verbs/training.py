@@ -131,7 +131,7 @@ def train(
         frames = sources.structures(data)
         settings = _settings(name, data, frames, targets, units, model)
         if members != 1:
-            common = {key: settings.pop(key) for key in ("targets", "units") if key in settings}
+            common: dict[str, Any] = {key: settings.pop(key) for key in ("targets", "units") if key in settings}
             name, settings = "ensemble", {**common, "member": name, "members": members, "settings": settings}
         torch.manual_seed(seed)
         network = store.build(name, **settings)
