@@ -1,0 +1,154 @@
+"""Band gaps of displaced Ag3SBr from DFT labels: what each model learns from how many, tested on molecular dynamics.
+
+Two questions. ``strict``: trained on phonon-made and random configurations alone, tested on all snapshots of the dynamics.
+``blocks``: trained on these and on the dynamics but for one block of consecutive snapshots per temperature, tested on
+that block, all blocks in turn; snapshots next to a block (50 fs) are left out of the training. Learning curves are over random subsets, five
+seeds, in ``strict``::
+
+    python benchmarks/band_gaps.py                          # tight-binding and ridge, about half an hour of one core
+    python benchmarks/band_gaps.py --add labelled.extxyz    # first add new labels of 'vibronic label --engine gpaw' to the set
+
+The set is ``Ag3SBr-pbe`` of ``vibronic data``; its README says how its labels were made.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from ase import Atoms
+
+import record
+from vibronic.core.provenance import writable
+from vibronic.data.dataset import GraphData, read_labelled
+from vibronic.data.sources import structures
+from vibronic.learning import store
+from vibronic.learning.prediction import predict
+
+SET = record.ROOT / "src/vibronic/data/sets/Ag3SBr-pbe.extxyz.gz"
+BLOCKS, GAP, SEEDS, SIZES = 5, 1, 5, (20, 40, 80)
+MODELS = {"tight-binding": {"targets": ["band_gap", "vbm"]}, "ridge": {"targets": ["band_gap", "vbm"]}}
+
+
+def add(path: Path) -> None:
+    """Add the structures of a labelled file that the set does not hold yet, with their provenance."""
+    from ase.io import write
+
+    known = [*structures("Ag3SBr-pbe")]
+    positions = [a.positions for a in known]
+    for atoms in read_labelled(path):
+        if not any(p.shape == atoms.positions.shape and np.abs(p - atoms.positions).max() < 1e-4 for p in positions):
+            known.append(atoms)
+    for atoms in known:
+        for name in ("band_gap", "vbm", "cbm"):
+            atoms.info[name] = float(atoms.info[name])
+        if (spectrum := atoms.info.pop("eigenvalues", None)) is not None:
+            # Twelve levels on either side of the gap, the edges among them; those further up are not converged.
+            values = np.asarray(spectrum)
+            top = int((values < atoms.info["vbm"] + 1e-6).sum())
+            atoms.info["eigenvalues"] = np.round(values[top - 12 : top + 12], 6)
+    with writable(SET) as temporary:
+        write(temporary, known, format="extxyz", write_results=True)
+    print(f"{len(known)} configurations: {SET}")
+
+
+def fitted(kind: str, train: list[Atoms]) -> tuple[object, float]:
+    start = time.process_time()
+    model = store.build(kind, **MODELS[kind])
+    model.prepare(GraphData(train, model.labels, model.cutoff).batch().to(dtype=torch.float64))
+    return model, time.process_time() - start
+
+
+def scores(predicted: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    error = predicted - labels
+    return {
+        "mae": float(np.abs(error).mean()),
+        "rmse": float(np.sqrt((error**2).mean())),
+        "r2": float(1 - (error**2).sum() / ((labels - labels.mean()) ** 2).sum()),
+        "bias": float(error.mean()),
+        "n": len(labels),
+    }
+
+
+def by_temperature(predicted: np.ndarray, test: list[Atoms]) -> dict[str, dict[str, float]]:
+    labels = np.array([float(a.info["band_gap"]) for a in test])
+    kelvin = np.array([float(a.info["temperature_K"]) for a in test])
+    parts = {"all": np.ones(len(test), bool), **{f"{t:g} K": kelvin == t for t in np.unique(kelvin)}}
+    found = {name: scores(predicted[inside], labels[inside]) for name, inside in parts.items()}
+    for name, inside in parts.items():
+        found[name]["thermal_average_error"] = float(predicted[inside].mean() - labels[inside].mean())
+    return found
+
+
+def blocks(frames: list[Atoms]) -> list[tuple[list[int], list[int]]]:
+    """Places to train on and to test on: every snapshot is tested once, its neighbours in time are not in the training."""
+    dynamics = [k for k, a in enumerate(frames) if a.info["method"] == "md"]
+    folds = []
+    for fold in range(BLOCKS):
+        test, near = [], set()
+        for kelvin in sorted({float(frames[k].info["temperature_K"]) for k in dynamics}):
+            mine = [k for k in dynamics if float(frames[k].info["temperature_K"]) == kelvin]
+            mine.sort(key=lambda k: int(frames[k].info["snapshot"]))
+            part = np.array_split(mine, BLOCKS)[fold].tolist()
+            moments = {int(frames[k].info["snapshot"]) for k in part}
+            near |= {k for k in mine if any(abs(int(frames[k].info["snapshot"]) - m) <= GAP for m in moments)}
+            test += part
+        folds.append(([k for k in range(len(frames)) if k not in near and k not in test], test))
+    return folds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--add", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    if arguments.add:
+        add(arguments.add)
+    frames = [*structures("Ag3SBr-pbe")]
+    others = [a for a in frames if a.info["method"] != "md"]
+    dynamics = [a for a in frames if a.info["method"] == "md"]
+    rows = []
+    for kind in MODELS:
+        model, seconds = fitted(kind, others)
+        found = by_temperature(np.array(predict(model, dynamics)["band_gap"], dtype=float), dynamics)
+        rows.append({"model": kind, "split": "strict", "labels": len(others), "cpu_seconds": seconds, "scores": found})
+        print(rows[-1], flush=True)
+        predicted, order, sizes, seconds = [], [], [], 0.0
+        for train, test in blocks(frames):
+            model, took = fitted(kind, [frames[k] for k in train])
+            predicted += list(predict(model, [frames[k] for k in test])["band_gap"])
+            order += test
+            sizes.append(len(train))
+            seconds += took
+        found = by_temperature(np.array(predicted, dtype=float), [frames[k] for k in order])
+        rows.append({"model": kind, "split": "blocks", "labels": max(sizes), "cpu_seconds": seconds, "scores": found})
+        print(rows[-1], flush=True)
+        for size in (n for n in SIZES if n < len(others)):
+            for seed in range(SEEDS):
+                chosen = np.random.default_rng(seed).permutation(len(others))[:size]
+                model, seconds = fitted(kind, [others[k] for k in chosen])
+                found = by_temperature(np.array(predict(model, dynamics)["band_gap"], dtype=float), dynamics)
+                rows.append(
+                    {
+                        "model": kind,
+                        "split": "curve",
+                        "labels": size,
+                        "seed": seed,
+                        "cpu_seconds": seconds,
+                        "scores": found,
+                    }
+                )
+            print(kind, size, [round(r["scores"]["all"]["mae"], 4) for r in rows[-SEEDS:]], flush=True)
+    content = {
+        "what": "PBE band gap of displaced Ag3SBr (40 atoms), tested on molecular dynamics at 300 and 600 K",
+        "units": {"mae": "eV", "rmse": "eV", "bias": "eV", "thermal_average_error": "eV", "r2": "1"},
+        "targets": {"mae": 0.030, "r2": 0.90, "labels": 200, "thermal_average_error": 0.01},
+        "set": {"configurations": len(frames), "dynamics": len(dynamics), "others": len(others)},
+        "rows": rows,
+    }
+    print(record.write("band_gaps", content, "python benchmarks/band_gaps.py"))
+
+
+if __name__ == "__main__":
+    main()
