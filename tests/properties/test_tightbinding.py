@@ -18,7 +18,7 @@ from vibronic.learning.prediction import predict
 from vibronic.properties import orbitals
 from vibronic.properties.hamiltonian import Layout, band_energies, derivatives, hamiltonian, k_points, layout, terms
 
-CUTOFF = 4.5
+CUTOFF = 5.5
 
 
 def terms_of(atoms: Atoms, extent: float = 0.0, cutoff: float = CUTOFF):
@@ -58,10 +58,11 @@ def test_slater_and_koster() -> None:
 def test_a_chain_of_hydrogen_has_the_cosine_band() -> None:
     """One s orbital per cell: E(k) = e + f + 2 V cos(2 pi k), with the shift f by both neighbours."""
     atoms = Atoms("H", cell=[2.0, 30, 30], pbc=True)
+    # Its own images repel the orbital as well, by a charge that is 0 here.
     t = terms_of(atoms, cutoff=3.5)  # beyond 0.6 of the cutoff nothing fades at 2 Angstrom
     basis = layout((1,))
     level, hop, shift, decay, decay_on = -3.0, -1.2, 0.1, 2.0, 1.0
-    parameters = torch.tensor([level, hop, shift, decay, decay_on], dtype=torch.float64)
+    parameters = torch.tensor([level, hop, shift, decay, decay_on, 0.0], dtype=torch.float64)
     assert [c.k for c in basis.channels] == [0, None]
     x = 2.0 / 3.0 - 1
     for k in (0.0, 0.2, 0.5):
@@ -81,8 +82,8 @@ def test_a_mesh_folds_into_a_supercell(repeats) -> None:
     v, c = band_energies(one, parameters)[one.valence], band_energies(one, parameters)[one.conduction]
     folded = band_energies(many, parameters)
     assert len(many.points) < len(one.points)
-    assert float(folded[many.valence]) == pytest.approx(float(v), abs=1e-9)
-    assert float(folded[many.conduction]) == pytest.approx(float(c), abs=1e-9)
+    assert float(folded[many.valence]) == pytest.approx(float(v), abs=1e-6)
+    assert float(folded[many.conduction]) == pytest.approx(float(c), abs=1e-6)
 
 
 @pytest.mark.parametrize("extent", [0.0, 12.0])

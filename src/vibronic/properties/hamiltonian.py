@@ -1,7 +1,7 @@
 """A tight-binding Hamiltonian of a crystal, and the derivatives of its eigenvalues by its matrix elements.
 
 s, p and d orbitals on atoms; Slater-Koster amplitudes that fall off exponentially with distance; on-site energies that every
-neighbour shifts and splits. By the theorem of Hellmann and Feynman the derivative of an eigenvalue is the expectation
+neighbour shifts and splits, and that follow the electrostatic potential of effective charges. By the theorem of Hellmann and Feynman the derivative of an eigenvalue is the expectation
 value of that of the Hamiltonian.
 """
 
@@ -18,13 +18,14 @@ from torch import Tensor
 from vibronic.core.batch import Batch
 from vibronic.core.errors import VibronicError
 from vibronic.properties import orbitals
+from vibronic.properties.ewald import site_potentials
 
 UNIT_LENGTH = 3.0
 """Angstrom; the distance at which an amplitude has the value that is fitted."""
 DECAY, DECAY_D = 3.0, 1.0
 """First guess of the exponent per unit length, and what each d shell adds to it."""
-SCALES = {"level": 2.0, "hopping": 0.5, "least": 0.05, "decay": 1.0, "field": 0.3}
-"""How far from their first guesses the fitted numbers are expected: eV, or a share of the hopping with a least in eV."""
+SCALES = {"level": 2.0, "hopping": 0.5, "least": 0.05, "decay": 1.0, "field": 0.3, "charge": 0.3}
+"""How far from their first guesses the fitted numbers are expected: eV, a share of the hopping with a least in eV, or elementary charges."""
 FADE = 0.6
 """Share of the cutoff from which matrix elements fade out."""
 
@@ -48,16 +49,19 @@ class Channel:
 
 @dataclass(frozen=True)
 class Layout:
-    """What is fitted for some elements: an energy for each of ``shells`` (element, l), then an amplitude and an exponent for
-    each of ``channels``."""
+    """What is fitted for some ``elements``: an energy for each of ``shells`` (element, l), then an amplitude and an exponent for
+    each of ``channels``, then what a unit charge on every element does to the orbitals of every element (a screened charge)."""
 
+    elements: tuple[int, ...]
     shells: tuple[tuple[int, int], ...]
     channels: tuple[Channel, ...]
 
-    def split(self, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """On-site energies, amplitudes and exponents of parameters (P,)."""
-        levels, amplitudes, exponents = parameters.split([len(self.shells), len(self.channels), len(self.channels)])
-        return levels, amplitudes, exponents
+    def split(self, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """On-site energies, amplitudes, exponents, and charges (elements, elements) of parameters (P,)."""
+        n = len(self.elements)
+        sizes = [len(self.shells), len(self.channels), len(self.channels), n * n]
+        levels, amplitudes, exponents, charges = parameters.split(sizes)
+        return levels, amplitudes, exponents, charges.view(n, n)
 
     def prior(self) -> tuple[np.ndarray, np.ndarray]:
         """First guesses (P,) and expected deviations (P,) from them."""
@@ -72,8 +76,12 @@ class Layout:
                 amplitudes.append(orbitals.harrison(min(c.l, c.k), max(c.l, c.k), c.m, UNIT_LENGTH))
                 decays.append(DECAY + DECAY_D * ((c.l == 2) + (c.k == 2)))
                 widths.append(SCALES["hopping"] * abs(amplitudes[-1]) + SCALES["least"])
+        charges = len(self.elements) ** 2
         spread = [SCALES["level"]] * len(levels) + widths + [SCALES["decay"]] * len(decays)
-        return np.array([*levels, *amplitudes, *decays]), np.array(spread)
+        return (
+            np.array([*levels, *amplitudes, *decays, *[0.0] * charges]),
+            np.array([*spread, *[SCALES["charge"]] * charges]),
+        )
 
 
 @cache
@@ -88,7 +96,7 @@ def layout(elements: tuple[int, ...]) -> Layout:
         Channel(a, l, b, k, m) for a, l in shells for b, k in shells if (a, l) <= (b, k) for m in range(min(l, k) + 1)
     ]
     fields = [Channel(a, l, b, None, m) for a, l in shells for b in elements for m in range(l + 1)]
-    return Layout(shells, tuple(hopping + fields))
+    return Layout(elements, shells, tuple(hopping + fields))
 
 
 @dataclass
@@ -103,6 +111,8 @@ class Terms:
         valence: index of the highest band that holds electrons.
         conduction: of the lowest with room for one: the same, if the number of electrons is odd.
         level: (size,) which on-site energy an orbital has.
+        element: (size,) which of the elements an orbital is on.
+        site: (size, elements) electrostatic potential there of unit charges on each element, eV.
         channel: (M,) of every pair.
         x: (M,) its length less :data:`UNIT_LENGTH`, in units of it.
         shift: (M, 3) lattice translation, zero for an on-site channel.
@@ -117,6 +127,8 @@ class Terms:
     valence: int
     conduction: int
     level: Tensor
+    element: Tensor
+    site: Tensor
     channel: Tensor
     x: Tensor
     shift: Tensor
@@ -127,7 +139,7 @@ class Terms:
     points: list[Tensor]
 
 
-def terms(batch: Batch, basis: Layout, cutoff: float, extent: float) -> list[Terms]:
+def terms(batch: Batch, basis: Layout, cutoff: float, extent: float, zero: Tensor | None = None) -> list[Terms]:
     """The geometry of every structure of a batch, in double precision; differentiable in positions.
 
     Args:
@@ -135,6 +147,8 @@ def terms(batch: Batch, basis: Layout, cutoff: float, extent: float) -> list[Ter
         basis: of the elements that occur.
         cutoff: Angstrom.
         extent: Angstrom; there are as many k points as make every cell, repeated, about as long along its heights.
+
+        zero: (elements, elements) potentials that count as none.
 
     Raises:
         VibronicError: no orbital of a structure is empty.
@@ -153,12 +167,16 @@ def terms(batch: Batch, basis: Layout, cutoff: float, extent: float) -> list[Ter
         torch.bincount(batch.edge_structure, minlength=batch.n_structures).tolist(),
     )
     tall = heights(batch.cell)
+    kinds = torch.searchsorted(torch.tensor(basis.elements), batch.numbers)
+    sites = site_potentials(batch, torch.tensor(basis.elements), cutoff)
+    sites = sites if zero is None else sites - zero[kinds]
     found, atom, edge = [], 0, 0
     for s in range(batch.n_structures):
         mine = slice(edge, edge + edges[s])
         here = list(range(atom, atom + counts[s]))
         total = sum(orbitals.electrons(numbers[i]) for i in here)
-        size = sum(sum(sizes[i]) for i in here)
+        widths = torch.tensor([sum(sizes[i]) for i in here])
+        size = int(widths.sum())
         if total // 2 >= size:
             raise VibronicError(
                 f"tight-binding has no empty orbital here: {total} electrons fill all {size}; use another model"
@@ -179,6 +197,8 @@ def terms(batch: Batch, basis: Layout, cutoff: float, extent: float) -> list[Ter
                 (total - 1) // 2,
                 total // 2,
                 torch.tensor(level),
+                torch.repeat_interleave(kinds[here], widths),
+                torch.repeat_interleave(sites[here], widths, dim=0),
                 *_entries(
                     basis,
                     (z[i], z[j]),
@@ -234,7 +254,7 @@ def _entries(
 
 def _strength(t: Terms, parameters: Tensor, k: Tensor) -> Tensor:
     """(M,) matrix element of every pair, its Bloch phase included."""
-    _, amplitude, decay = t.basis.split(parameters)
+    _, amplitude, decay, _ = t.basis.split(parameters)
     strength = amplitude[t.channel] * torch.exp(-decay[t.channel] * t.x)
     return strength * bloch(t.shift, k) if k.any() else strength
 
@@ -245,7 +265,9 @@ def hamiltonian(t: Terms, parameters: Tensor, k: Tensor) -> Tensor:
     n, blank = t.crossing, values.new_zeros(t.size**2)
     crossing = blank.index_add(0, t.place[:n], values[:n]).view(t.size, t.size)
     within = blank.index_add(0, t.place[n:], values[n:]).view(t.size, t.size)
-    return within + crossing + crossing.mH + torch.diag(t.basis.split(parameters)[0][t.level])
+    levels, _, _, charges = t.basis.split(parameters)
+    on_site = levels[t.level] + (charges[t.element] * t.site).sum(1)
+    return within + crossing + crossing.mH + torch.diag(on_site)
 
 
 def band_energies(t: Terms, parameters: Tensor) -> Tensor:
@@ -272,8 +294,10 @@ def derivatives(t: Terms, parameters: Tensor, bands: set[int]) -> tuple[dict[int
 
 def _expectation(t: Terms, parameters: Tensor, state: Tensor, k: Tensor) -> np.ndarray:
     """(P,) derivatives of the energy of a normalised ``state`` (size,), after Hellmann and Feynman."""
-    levels, amplitude, decay = t.basis.split(parameters)
-    by_level = torch.zeros_like(levels).index_add_(0, t.level, state.abs().square())
+    levels, amplitude, decay, charges = t.basis.split(parameters)
+    share = state.abs().square()
+    by_level = torch.zeros_like(levels).index_add_(0, t.level, share)
+    by_charge = torch.zeros_like(charges).index_add_(0, t.element, share[:, None] * t.site)
     row, column = t.place // t.size, t.place % t.size
     shared = state[row].conj() * state[column] * t.factor
     shared[: t.crossing] *= 2
@@ -282,7 +306,7 @@ def _expectation(t: Terms, parameters: Tensor, state: Tensor, k: Tensor) -> np.n
     shared = shared * torch.exp(-decay[t.channel] * t.x)
     by_amplitude = torch.zeros_like(amplitude).index_add_(0, t.channel, shared)
     by_decay = -amplitude * torch.zeros_like(amplitude).index_add_(0, t.channel, shared * t.x)
-    return torch.cat([by_level, by_amplitude, by_decay]).numpy()
+    return torch.cat([by_level, by_amplitude, by_decay, by_charge.flatten()]).numpy()
 
 
 def heights(cell: Tensor) -> Tensor:

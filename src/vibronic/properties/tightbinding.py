@@ -2,7 +2,7 @@
 
 A band gap is no sum over atoms: it is the distance between two eigenvalues. So the model is a Hamiltonian - s, p and d
 orbitals on atoms, Slater-Koster matrix elements that fall off with distance, on-site energies shifted and split by the
-neighbours - and its prediction is the spectrum's edge. About a hundred numbers are fitted, all with a meaning and a
+neighbours and by the electrostatic potential of effective charges - and its prediction is the spectrum's edge. About a hundred numbers are fitted, all with a meaning and a
 prior (atomic energies, Harrison's universal hopping), by nonlinear least squares with exact derivatives: by the
 Hellmann-Feynman theorem that of an eigenvalue is the expectation value of that of the Hamiltonian.
 """
@@ -18,7 +18,9 @@ from torch import Tensor
 from vibronic.core.batch import Batch
 from vibronic.core.errors import VibronicError
 from vibronic.core.model import Model
+from vibronic.core.scatter import scatter_mean
 from vibronic.core.targets import Target, target
+from vibronic.properties.ewald import site_potentials
 from vibronic.properties.hamiltonian import Layout, Terms, band_energies, derivatives, heights, layout, terms
 
 WEIGHTS = {"vbm": 1.0, "cbm": 1.0, "band_gap": 2.0}
@@ -52,12 +54,13 @@ class TightBinding(Model):
     root: Tensor
     noise: Tensor
     extent: Tensor
+    zero: Tensor
 
     def __init__(
         self,
         targets: Sequence[str] = ("band_gap", "vbm"),
         units: dict[str, str] | None = None,
-        cutoff: float = 4.5,
+        cutoff: float = 5.5,
         mesh: Sequence[int] = (1, 1, 1),
         penalty: float = 0.1,
         levels: int = 0,
@@ -74,7 +77,7 @@ class TightBinding(Model):
         if levels and ("vbm" not in targets or max(mesh) > 1):
             raise VibronicError("tight-binding learns from eigenvalues of one k point, with 'vbm' among the targets")
         self.mesh, self.penalty, self.levels, self.iterations = tuple(mesh), penalty, levels, iterations
-        for name in ("values", "root", "noise"):
+        for name in ("values", "root", "noise", "zero"):
             self.register_buffer(name, torch.zeros(0, dtype=torch.float64))
         self.register_buffer("extent", torch.tensor(0.0, dtype=torch.float64))
 
@@ -107,6 +110,10 @@ class TightBinding(Model):
         from scipy.optimize import least_squares
 
         super().prepare(batch)
+        kinds = torch.searchsorted(self.elements, batch.numbers)
+        # Potentials count from their means over the training set, so that they do not compete with the on-site energies.
+        sites = site_potentials(batch.to(dtype=torch.float64), self.elements, self.cutoff)
+        self.zero = scatter_mean(sites, kinds, len(self.elements))
         self.extent = (heights(batch.cell.double()) * torch.tensor(self.mesh)).mean()
         terms = self._terms(batch)
         wanted = [self._wanted(batch, s, t) for s, t in enumerate(terms)]
@@ -140,7 +147,7 @@ class TightBinding(Model):
         self.noise = torch.as_tensor(noise)
 
     def _terms(self, batch: Batch) -> list[Terms]:
-        return terms(batch, self.layout, self.cutoff, float(self.extent))
+        return terms(batch, self.layout, self.cutoff, float(self.extent), self.zero)
 
     def _wanted(self, batch: Batch, s: int, t: Terms) -> Wanted:
         v, c = t.valence, t.conduction
