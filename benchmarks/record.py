@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,18 @@ def _commit() -> str:
 
 COMMIT, LOAD = _commit(), os.getloadavg()[0]
 """When the benchmark started: an hour later both may be others."""
+
+
+def peers(*packages: str) -> dict[str, str]:
+    """Versions of the programs that are compared with."""
+
+    def one(package: str) -> str:
+        try:
+            return metadata.version(package)
+        except metadata.PackageNotFoundError:
+            return "not installed"
+
+    return {package: one(package) for package in packages}
 
 
 def write(name: str, content: dict[str, Any], command: str) -> Path:

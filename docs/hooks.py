@@ -9,7 +9,20 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
-HIDDEN = {"what", "question", "command", "machine", "measured", "versions", "units", "rows", "runs", "plan", "parity"}
+HIDDEN = {
+    "what",
+    "question",
+    "command",
+    "machine",
+    "measured",
+    "versions",
+    "units",
+    "rows",
+    "runs",
+    "plan",
+    "parity",
+    "peers",
+}
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
@@ -49,6 +62,8 @@ def section(path: Path) -> str:
     if "command" in content:
         lines += ["```sh", str(content["command"]), "```", ""]
     shown = {key: value for key, value in content.items() if key not in HIDDEN}
+    for name, columns in shown.pop("tables", {}).items():
+        lines += [f"**{name}**", "", *table(columns)]
     columns = {key: shown.pop(key) for key, value in list(shown.items()) if isinstance(value, dict)}
     lists = {key: shown.pop(key) for key, value in list(shown.items()) if isinstance(value, list)}
     lines += table(columns)
@@ -58,7 +73,7 @@ def section(path: Path) -> str:
     if content.get("units"):
         lines += ["", "Units: " + ", ".join(f"{k}: {v}" for k, v in content["units"].items()) + "."]
     place = [f"{name} {value}".strip() for name, value in flat(content.get("machine", ""))]
-    place += [f"{name} {version}" for name, version in content.get("versions", {}).items()]
+    place += [f"{name} {version}" for name, version in (content.get("versions", {}) | content.get("peers", {})).items()]
     return "\n".join([*lines, "", f"Measured on: {', '.join(place)}.", ""])
 
 
