@@ -14,7 +14,8 @@ from vibronic.sampling.shuffled import shuffled
 @pytest.fixture(scope="module")
 def phonons() -> Phonons:
     """Of an ordered alloy with a heavy and a light element."""
-    atoms = Atoms("CuAu", scaled_positions=[(0, 0, 0), (0.5, 0.5, 0.5)], cell=[2.8, 2.8, 3.7], pbc=True)
+    spots = [(0, 0, 0), (0.5, 0.5, 0), (0.5, 0, 0.5), (0, 0.5, 0.5)]
+    atoms = Atoms("AuCu3", scaled_positions=spots, cell=[3.708] * 3, pbc=True)
     return Phonons(force_constants(atoms, (2, 2, 2), EMT(), progress=False), 300, "classical", "cap")
 
 

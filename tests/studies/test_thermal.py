@@ -12,8 +12,17 @@ from ase.io import write
 
 from vibronic.core.errors import VibronicError
 from vibronic.data.dataset import read_labelled, read_structures, write_structures
+from vibronic.report.html import Report
 from vibronic.sampling.sampler import displacements_of, shortest_pair
-from vibronic.studies import thermal, thermal_answer, thermal_gap, thermal_models, thermal_report, thermal_sets
+from vibronic.studies import (
+    thermal,
+    thermal_answer,
+    thermal_explain,
+    thermal_gap,
+    thermal_models,
+    thermal_report,
+    thermal_sets,
+)
 from vibronic.studies.thermal_plan import SETS, Plan
 
 
@@ -238,11 +247,17 @@ def test_seeds_draw_from_a_pool_where_there_is_one(tmp_path: Path):
     assert all(len(c) == size for (_, size), c in chosen.items())
 
 
+def ordered(first: str, other: str) -> Atoms:
+    """L1_2 alloy."""
+    spots = [(0, 0, 0), (0.5, 0.5, 0), (0.5, 0, 0.5), (0, 0.5, 0.5)]
+    return Atoms([first, other, other, other], scaled_positions=spots, cell=[3.75] * 3, pbc=True)
+
+
 @pytest.fixture(scope="module")
 def full(tmp_path_factory):
     """All six sets of an ordered alloy, whose species move differently, tested at two temperatures."""
-    crystal = tmp_path_factory.mktemp("alloy") / "CuAu.cif"
-    write(crystal, Atoms("CuAu", scaled_positions=[(0, 0, 0), (0.5, 0.5, 0.5)], cell=[2.8, 2.8, 3.7], pbc=True))
+    crystal = tmp_path_factory.mktemp("alloy") / "AuCu3.cif"
+    write(crystal, ordered("Au", "Cu"))
     plan = Plan(
         crystals=(str(crystal),),
         test_temperatures=(500.0,),
@@ -275,7 +290,7 @@ def test_all_sets_are_scored_at_all_temperatures(full):
 
 def test_all_sets_move_equally_far_and_differ_in_what_they_should(full):
     plan, out, _, said = full
-    folder = out / "CuAu"
+    folder = out / "AuCu3"
     reference = read_labelled(folder / "reference.extxyz")[0]
     frames = {name: read_labelled(folder / f"{name}-labelled.extxyz") for name in SETS}
     assert {len(f) for f in frames.values()} == {plan.set_size}
@@ -301,7 +316,7 @@ def test_the_right_stiffness_costs_the_least_energy(full):
     """Per unit of displacement nothing is cheaper than thermal motion: equipartition spends kT/2 on every mode."""
     _, out, _, _ = full
     energy = {
-        name: np.mean([a.get_potential_energy() for a in read_labelled(out / "CuAu" / f"{name}-labelled.extxyz")])
+        name: np.mean([a.get_potential_energy() for a in read_labelled(out / "AuCu3" / f"{name}-labelled.extxyz")])
         for name in SETS
     }
     assert energy["phonons"] < min(energy[s] for s in ("random", "species", "shuffled"))
@@ -395,16 +410,11 @@ def test_an_offset_is_told_apart():
 
 
 def test_compounds_teach_one_another(tmp_path: Path):
-    files = []
-    for name, first in (("CuAu", "Cu"), ("AuCu", "Au")):
-        other = {"Cu": "Au", "Au": "Cu"}[first]
-        files.append(str(tmp_path / f"{name}.cif"))
-        cell = [3.8, 3.8, 3.8]
-        spots = [(0, 0, 0), (0.5, 0.5, 0), (0.5, 0, 0.5), (0, 0.5, 0.5)]
-        write(files[-1], Atoms([first, other, other, other], scaled_positions=spots, cell=cell, pbc=True))
+    files = [str(tmp_path / "CuAu3.cif"), str(tmp_path / "AuCu3.cif")]
+    write(files[0], ordered("Cu", "Au"))
+    write(files[1], ordered("Au", "Cu"))
     plan = Plan(
         crystals=tuple(files),
-        supercell=(1, 1, 2),
         engine="emt",
         test=4,
         sizes=(6,),
@@ -418,13 +428,56 @@ def test_compounds_teach_one_another(tmp_path: Path):
     )
     out = tmp_path / "study"
     results = thermal.run(plan, out, workers=1, say=lambda _: None)
-    assert results["donors"] == {"CuAu": ["AuCu"], "AuCu": ["CuAu"]}
+    assert results["donors"] == {"CuAu3": ["AuCu3"], "AuCu3": ["CuAu3"]}
     assert len(results["transfer"]) == 2 * 2 * 5 * 2
-    learned = read_labelled(out / "transfer" / "without-CuAu-phonons.extxyz")
-    assert {a.get_chemical_formula() for a in learned} == {"Au2Cu6"}
+    learned = read_labelled(out / "transfer" / "without-CuAu3-phonons.extxyz")
+    assert {a.get_chemical_formula() for a in learned} == {"Au8Cu24"}
     assert all(r["size"] == 6 for r in results["transfer"])
     text = thermal_report.write(out).read_text()
     assert "From compounds to another one" in text
     with pytest.raises(VibronicError, match="nothing can be transferred"):
         thermal.run(replace(plan, crystals=plan.crystals[:1]), tmp_path / "alone")
     assert not (tmp_path / "alone").exists()
+
+
+def test_the_gap_is_explained_by_the_hamiltonian_and_not_by_a_network_that_learned_nothing(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(thermal_models, "HAMILTONIAN", 8)
+    plan = Plan(seeds=(0, 1), gap_sizes=(6,), explained=1)
+    folder = tmp_path / "gap"
+    jobs = [j for j in thermal_models.gap_jobs(plan, folder) if (j.kind, j.set) == ("tight-binding", "both")]
+    rows = thermal_models.learn(jobs, 2)
+    assert {r["temperature_K"] for r in rows} == {None, 300.0, 600.0}
+    weak = [{**r, "model": "painn", "r2": -0.1} for r in rows]
+    found = thermal_explain.explain_gap(plan, folder, jobs, rows + weak)
+    assert "bonds" not in found["painn"]
+    mine = found["tight-binding"]
+    # Completeness: attributions sum to the difference that the bonds make.
+    assert mine["error"] < 0.02 * abs(mine["whole"] - mine["bare"])
+    assert np.sum(mine["bonds"]["value"]) == pytest.approx(mine["whole"] - mine["bare"], abs=2 * mine["error"] + 1e-6)
+    whole = [s for s in mine["shares"] if s["low"] is None]
+    assert sum(s["share"] for s in whole) == pytest.approx(1)
+    assert all(s["share_half"] > 0 for s in whole)  # no two seeds explain the same fit
+    assert mine["fidelity"]["twins"] == thermal_explain.TWINS
+    stamp = (folder / "explained.json").stat().st_mtime_ns
+    assert thermal_explain.explain_gap(plan, folder, jobs, rows + weak) == found
+    assert (folder / "explained.json").stat().st_mtime_ns == stamp
+    page = Report("x", "y")
+    thermal_gap.together(page, rows + weak, thermal_report._NAMES)
+    thermal_gap.explained(page, tmp_path, found, thermal_report._sentence)
+    page.write(tmp_path / "x.html")
+    text = (tmp_path / "x.html").read_text()
+    assert thermal_gap.silver_sulphur(mine["leading"]) in text
+    assert "painn is not explained" in text
+
+
+@pytest.mark.parametrize(
+    ("kind", "interval", "said"),
+    [
+        ("Ag-S", (1.2, 2.0), "Ag-S leads, as"),
+        ("Ag-S", (0.9, 2.0), "do not settle it"),
+        ("Ag-S", None, "do not settle it"),
+        ("Ag-Ag", (1.2, 2.0), "Not Ag-S"),
+    ],
+)
+def test_who_leads_is_said_with_its_interval(kind, interval, said):
+    assert said in thermal_gap.silver_sulphur({"kind": kind, "interval": interval})

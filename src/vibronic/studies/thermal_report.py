@@ -85,7 +85,7 @@ def _answer(page: Report, rows: Rows, plan: dict[str, Any], rms: dict[str, dict[
     page.text(
         f"Training sets of {max(plan['sizes'])} structures were scored on molecular dynamics at {tested} K that none contains. The "
         f"root-mean-square displacements of an atom are: {moved}. The comparisons of one crystal share their structures and their "
-        "test trajectories, so they are not independent. Where modes are imaginary, the phonons themselves cost "
+        "test trajectories, so they are not independent, and one interval in twenty misses by chance. Where modes are imaginary, the phonons themselves cost "
         f"{plan['fit_snapshots']} snapshots of dynamics with forces, which are not among these labels."
     )
     if plan["pool"] is not None:
@@ -108,7 +108,7 @@ def _effects(page: Report, found: Rows) -> None:
             size = "no model beats a constant"
         else:
             of = f"{line['crystals']} crystals" if line["crystals"] > 1 else "one crystal"
-            size = f"errors are {line['ratio']:.2f} times smaller{_interval(line['interval'])} on average over {of}"
+            size = f"the error without over that with it is {line['ratio']:.2f}{_interval(line['interval'])} on average over {of}"
         lines.append(
             f"- **{line['effect'].capitalize()}** ({line['without']} against {line['with']}): {size}; it helps in {line['helps']} comparisons, "
             f"harms in {line['harms']}, {line['open']} stay open, {line['none']} beat no constant"
