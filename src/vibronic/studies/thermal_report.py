@@ -44,7 +44,8 @@ def write(folder: Path) -> Path:
     folder = Path(folder)
     with finished(folder, "thermal") as results:
         plan, rows = results["plan"], results["rows"]
-        rms = {c: _sampling(folder / c)["rms"] for c in results["crystals"]}
+        found = {c: _sampling(folder / c)["rms"] for c in results["crystals"]}
+        rms = {c: {s: r[s] for s in (*plan["sets"], "test")} for c, r in found.items()}
     page = Report(
         "Do lattice vibrations teach more than random displacements?",
         f"{', '.join(results['crystals'])} at {plan['temperature']:g} K; labels from {plan['engine']}"
