@@ -19,7 +19,10 @@ import record
 
 def keep_demo(demo: Path) -> None:
     """The table of the demo: errors of every model, set, size and seed, and what its report concludes."""
-    from vibronic.studies.thermal_report import verdicts
+    from vibronic.studies.thermal_answer import verdicts
+
+    def at(v: dict) -> str:
+        return "" if v["temperature_K"] is None else f" at {v['temperature_K']:g} K"
 
     results = json.loads((demo / "results.json").read_text())
     run = json.loads((demo / "run.json").read_text())
@@ -27,7 +30,7 @@ def keep_demo(demo: Path) -> None:
         "what": "the demo: mean absolute errors on molecular dynamics, training sets from phonons and random",
         "seconds": run["seconds"],
         "largest size": {
-            f"{v['crystal']} {v['model']} {v['target']} [{v['unit']}] n={v['size']}": {
+            f"{v['crystal']} {v['model']} {v['target']} [{v['unit']}] n={v['size']}{at(v)}": {
                 "phonons": sum(v["phonons"]) / len(v["phonons"]),
                 "random": sum(v["random"]) / len(v["random"]),
                 "constant": v["constant"],

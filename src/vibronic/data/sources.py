@@ -79,8 +79,13 @@ def _crystals(name: str, summary: str, licence: str, counts: tuple[int, int, int
 SOURCES = {
     "Ag3SBr": Source("cubic anti-perovskite Ag3SBr, 5 atoms", "CC0", embedded="Ag3SBr.cif"),
     "NaCl": Source("rock salt, 8 atoms", "CC0", embedded="NaCl.cif"),
+    "Si": Source("diamond structure, 8 atoms", "CC0", embedded="Si.cif"),
+    "SrTiO3": Source("cubic perovskite, 5 atoms; nominal lattice constant", "CC0", embedded="SrTiO3.cif"),
+    "Ag3SI": Source("cubic anti-perovskite, 5 atoms; nominal lattice constant", "CC0", embedded="Ag3SI.cif"),
+    "Ag3SeBr": Source("cubic anti-perovskite, 5 atoms; nominal lattice constant", "CC0", embedded="Ag3SeBr.cif"),
+    "Ag3SeI": Source("cubic anti-perovskite, 5 atoms; nominal lattice constant", "CC0", embedded="Ag3SeI.cif"),
     "Ag3SBr-pbe": Source(
-        "58 displaced 40-atom cells of Ag3SBr with PBE energy, forces, stress, gap, VBM, CBM",
+        "displaced 40-atom cells of Ag3SBr with PBE energy, forces, stress, gap, VBM, CBM",
         "CC0",
         embedded="Ag3SBr-pbe.extxyz.gz",
     ),

@@ -84,6 +84,8 @@ class Phonons:
         min_distance: Angstrom; configurations (pairs) with a shorter distance are redrawn, and the share of rejected
             draws is written to ``info["rejected_share"]``.
         cap_frequency: THz, for "cap".
+        amplitudes: (K,) sqrt(amu) Angstrom, standard deviation of every displaced mode.
+        vectors: (3N, K) their eigenvectors.
 
     Raises:
         VibronicError: at construction, for unstable modes that are refused or an impossible setting.
@@ -98,6 +100,9 @@ class Phonons:
     min_distance: float | None = None
     cap_frequency: float = CAP_FREQUENCY
     findings: list[str] = field(init=False, repr=False)
+    amplitudes: np.ndarray = field(init=False, repr=False)
+    vectors: np.ndarray = field(init=False, repr=False)
+    method: str = field(init=False, default="phonons", repr=False)
     _root: np.ndarray = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -135,10 +140,14 @@ class Phonons:
             if chosen.size == 0 or chosen.min() < 0 or chosen.max() >= len(frequencies):
                 raise VibronicError(f"modes must be indices from 0 to {len(frequencies) - 1}")
             included &= np.isin(np.arange(len(frequencies)), chosen)
-        sigma = np.sqrt(mode_variances(frequencies[included], self.temperature, self.statistics))
-        vectors = all_modes.vectors[:, included]
+        self.vectors = all_modes.vectors[:, included]
+        self.spread(np.sqrt(mode_variances(frequencies[included], self.temperature, self.statistics)))
+
+    def spread(self, amplitudes: np.ndarray) -> None:
+        """Give the modes other amplitudes (K,), sqrt(amu) Angstrom."""
+        self.amplitudes = amplitudes
         mass = np.repeat(self.force_constants.supercell.get_masses(), 3)
-        self._root = (vectors * sigma) @ vectors.T / np.sqrt(mass)  # z @ _root = displacement
+        self._root = (self.vectors * amplitudes) @ self.vectors.T / np.sqrt(mass)  # z @ _root = displacement
 
     def sample(self, atoms: Atoms, n: int, seed: int) -> list[Atoms]:
         """``n`` configurations of the supercell ``atoms``, which may order its atoms as it likes.
@@ -159,7 +168,7 @@ class Phonons:
 
         u, rejected = draw_accepted(atoms, n // 2 if self.plus_minus else n, self.min_distance, draw)
         extra = {} if self.min_distance is None else {"rejected_share": rejected}
-        info = provenance(atoms, "phonons", seed, temperature_K=self.temperature, statistics=self.statistics, **extra)
+        info = provenance(atoms, self.method, seed, temperature_K=self.temperature, statistics=self.statistics, **extra)
         snapshots = snapshots_from(atoms, u.reshape(n, len(atoms), 3), info)
         if self.plus_minus:
             for k, snapshot in enumerate(snapshots):

@@ -52,7 +52,12 @@ def study(
     samples: int = 256,
     evaluations: int = 200,
     predictor: Path | None = None,
+    test_temperatures: list[float] | None = None,
+    pool: int | None = None,
+    transfer: bool = False,
     gap: bool = True,
+    gap_sizes: list[int] | None = None,
+    explained: int | None = None,
     out: Path = Path("vibronic-study"),
     seed: int = 0,
     workers: int = 2,
@@ -65,6 +70,7 @@ def study(
     inverse-design: which conditioning of a generator finds crystals of a wanted property? (Perov-5, Carbon-24, MP-20)
 
       vibronic study thermal --crystals NaCl my_crystal.cif --temperature 300 --sizes 12 24 48 --seeds 3
+      vibronic study thermal --sets phonons random species shuffled monte-carlo dynamics --test-temperatures 300 450
       vibronic study lcao-gcn --out runs/lcao-gcn --seeds 3
       vibronic study extrapolation --sizes 100 1000 11831 --models ridge qdf --large 116041
       vibronic study inverse-design --sets perov-5 --steps 4000 --seeds 3
@@ -90,13 +96,19 @@ def study(
             inverse-design: which of cdi, cds, vibronic; all where none are given.
         large: extrapolation: test molecules of 15 atoms or more, of 116,041.
         epochs: extrapolation: of qdf2020, whose authors trained for 2,000.
-        sets: inverse-design: which of perov-5, carbon-24, mp-20; all where none are given.
+        sets: inverse-design: which of perov-5, carbon-24, mp-20; all where none are given; thermal: training sets of one mean-square
+            displacement, of phonons, random, species, shuffled, monte-carlo, dynamics; the first two where none are given.
         rows: inverse-design: most crystals of a set, drawn at random; all where none is given.
         samples: inverse-design: crystals drawn from every model for every condition.
         evaluations: inverse-design: of the published models' network for each crystal, of the paper's 2,000.
         predictor: inverse-design: wheel or folder of CDVAE's property models; where they are installed, or in
             VIBRONIC_DATA, if none is given.
+        test_temperatures: thermal: K, of more dynamics to test on, beside that of the temperature of the sampling.
+        pool: thermal: structures of each set that all seeds draw from; where none is given, seeds share no structure.
+        transfer: thermal: also learn from all crystals but one and test on that one, where its elements are in the others.
         gap: thermal: also compare on the DFT band gaps of Ag3SBr that ship with the package.
+        gap_sizes: thermal: training set sizes of that comparison, else 6, 10, 16, as far as the smaller set goes.
+        explained: thermal: snapshots on which the band gap is explained, else 2.
         out: folder for everything, the report included.
         seed: the first seed.
         workers: processes, one thread each.
@@ -165,7 +177,10 @@ def _inverse_design(out: Path, seeds: tuple[int, ...], workers: int, options: di
     return inverse_design_report.write(out)
 
 
-_THERMAL = {"crystals", "temperature", "engine", "supercell", "statistics", "timestep", "test", "sizes", "steps", "gap"}
+_THERMAL = {
+    *("crystals", "temperature", "engine", "supercell", "statistics", "timestep", "test", "sizes", "steps"),
+    *("sets", "test_temperatures", "pool", "transfer", "gap", "gap_sizes", "explained"),
+}
 _STUDIES: dict[str, tuple[Callable[[Path, tuple[int, ...], int, dict[str, Any]], Path], set[str]]] = {
     "thermal": (_thermal, _THERMAL),
     "lcao-gcn": (_lcao_gcn, {"test", "sizes", "steps"}),
