@@ -39,7 +39,7 @@ format: $(READY) ## repair style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# gpaw_check takes a file and minutes of DFT, fresh_clone runs make itself, srtio3 takes an hour: by hand.
+# gpaw_check takes a file and minutes of DFT, fresh_clone runs make itself, srtio3 an hour, labelling_scale a quarter of one: by hand.
 bench: $(READY) ## run the benchmarks; results in benchmarks/results
 	@set -e; for script in benchmarks/sampling.py benchmarks/labelling.py benchmarks/learning.py; do \
 	  echo "$$script"; $(BIN)/python $$script; done

@@ -1,7 +1,9 @@
+import asyncio
 import os
 import subprocess
 import sys
 import time
+from concurrent.futures import Future
 
 import numpy as np
 import pytest
@@ -152,6 +154,18 @@ class TestDask:
             assert report.computed == 6
         with LocalCluster(**options) as cluster, pytest.raises(VibronicError, match="start them with --no-nanny"):
             label(coppers, "emt", tmp_path / "m.sqlite", cluster.scheduler_address, progress=False)
+
+    def test_a_scheduler_that_dies_as_it_sends_leaves_no_future_open(self):
+        from distributed.comm import CommClosedError
+
+        class Broken:
+            async def _result(self):
+                raise CommClosedError
+
+        future = Future()
+        asyncio.run(executors._settle(Broken(), future))
+        with pytest.raises(VibronicError, match="the Dask scheduler is gone"):
+            executors.outcome_of(future, None)
 
     def test_nobody_at_the_address(self, tmp_path, coppers, monkeypatch):
         with pytest.raises(VibronicError, match="no Dask scheduler answers at nowhere://x:1"):
