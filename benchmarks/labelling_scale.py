@@ -104,7 +104,12 @@ def round_trip(n: int = 2000) -> dict[str, float]:
     """Milliseconds of one empty task through Dask, as many at a time as ``label`` keeps waiting."""
     from distributed import Client, LocalCluster
 
-    options = {"threads_per_worker": 1, "processes": False, "dashboard_address": None, "silence_logs": logging.CRITICAL}
+    options = {
+        "threads_per_worker": 1,
+        "processes": False,
+        "dashboard_address": "127.0.0.1:0",
+        "silence_logs": logging.CRITICAL,
+    }
     with LocalCluster(n_workers=WORKERS, **options) as cluster, Client(cluster) as client:
         executor, pending = client.get_executor(pure=False), set()
         start, processor = time.perf_counter(), time.process_time()

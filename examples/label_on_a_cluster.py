@@ -41,7 +41,7 @@ def slurm():
 def here():
     from distributed import LocalCluster
 
-    return LocalCluster(n_workers=0, threads_per_worker=1, processes=False, dashboard_address=None)
+    return LocalCluster(n_workers=0, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 Every calculation that begins is a line in a file (``misbehaving.log()``), so a second one of the same structure shows.
 """
 
+import gc
 import os
 import signal
 import socket
@@ -153,6 +154,28 @@ def test_the_scheduler_is_killed_and_started_again(tmp_path, hot, misbehaving, c
         worker.wait(180)
     wait_for_the_end_of(misbehaving.log())
     finish(hot, misbehaving, ledger, cluster.start().address)
+
+
+def test_dask_keeps_nothing_of_a_calculation_that_is_done(tmp_path):
+    """Nor of the moments in which it had nothing to do, of which there are thousands in 100,000 labels."""
+    kept: list[Counter] = []
+
+    class Counting(Ledger):
+        def record(self, *arguments) -> None:
+            super().record(*arguments)
+            kept.append(Counter())
+            if len(kept) % 10 == 0:
+                time.sleep(0.5)  # until the others have finished as well
+            if len(kept) == 60:
+                gc.collect()
+                kept[-1] = Counter(f"{type(t).__module__}.{type(t).__name__}" for t in gc.get_objects())
+
+    structures = [bulk("Cu", cubic=True, a=3.5 + k / 1000) for k in range(60)]
+    with Counting(tmp_path / "l.sqlite") as ledger:
+        assert label(structures, "emt", ledger, "dask", WORKERS, progress=False).computed == 60
+    assert kept[-1]["distributed.spans.Span"] == 1
+    for name in ("scheduler.TaskState", "worker_state_machine.TaskState", "client.Future", "client.FutureState"):
+        assert kept[-1][f"distributed.{name}"] <= IN_FLIGHT
 
 
 SCRIPT = """

@@ -44,6 +44,9 @@ START = 60.0
 
 EXECUTORS = ("in-process", "local", "dask")
 
+# Dask's own cluster here: profiles of threads that wait, and an hour of measurements of this machine, are memory for nothing.
+_DASK = {"distributed.worker.profile.enabled": False, "distributed.admin.system-monitor.log-length": 100}
+
 _GONE = (
     "the Dask scheduler is gone; start it and its workers again and repeat the same command, which computes only what is "
     "missing"
@@ -281,7 +284,8 @@ def _end_with_parent() -> None:
 def _dask(address: str | None, workers: int) -> Iterator[tuple[Callable[..., Future[Any]], str]]:
     """A function that submits to Dask, and a name under which this run's processes are known to the workers."""
     try:
-        from distributed import Client, LocalCluster
+        import dask
+        from distributed import Client, LocalCluster, span
         from distributed.utils import silence_logging_cmgr
     except ImportError:
         raise VibronicError(
@@ -291,13 +295,14 @@ def _dask(address: str | None, workers: int) -> Iterator[tuple[Callable[..., Fut
     with ExitStack() as stack:
         stack.enter_context(silence_logging_cmgr(logging.CRITICAL))  # what matters is raised, in a sentence
         if address is None:
+            stack.enter_context(dask.config.set(_DASK))
             # Threads suffice for Dask's own workers: each only waits for the process that it guards.
             address = stack.enter_context(
                 LocalCluster(
                     n_workers=workers,
                     threads_per_worker=1,
                     processes=False,
-                    dashboard_address=None,
+                    dashboard_address="127.0.0.1:0",  # None would warn where another cluster has the usual port
                     silence_logs=logging.CRITICAL,
                 )
             )
@@ -317,6 +322,7 @@ def _dask(address: str | None, workers: int) -> Iterator[tuple[Callable[..., Fut
             client.loop.add_callback(_settle, unfinished[future], future)
             return future
 
+        stack.enter_context(span(f"label-{run}"))  # else Dask begins a new one whenever it was idle, and keeps them all
         client.register_plugin(_end_with_client(client.id, run), name=run)
         try:
             yield submit, run
