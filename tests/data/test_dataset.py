@@ -291,6 +291,21 @@ def test_ranks_share_the_set(n: int, replicas: int) -> None:
         assert sum(len(b) for r in ranks for b in r) == n
 
 
+@pytest.mark.parametrize(("n", "replicas"), [(40, 2), (9, 2), (17, 3), (19, 3)])
+def test_a_step_of_all_ranks_is_a_step_of_one_with_a_larger_batch(n: int, replicas: int) -> None:
+    sizes = np.random.default_rng(0).integers(1, 60, n)
+    alone = BucketSampler(sizes, 2 * replicas, seed=3)
+    ranks = [BucketSampler(sizes, 2, seed=3, rank=r, replicas=replicas) for r in range(replicas)]
+    for epoch in range(2):
+        for sampler in (alone, *ranks):
+            sampler.set_epoch(epoch)
+        for whole, *parts in zip(alone, *ranks, strict=True):
+            assert {k for part in parts for k in part} == set(whole)
+            lengths = [len(part) for part in parts]
+            assert max(lengths) - min(lengths) <= 1
+            assert sum(lengths) == max(len(whole), replicas)
+
+
 def test_the_loader_gives_labelled_batches(labelled_copper: list[Atoms]) -> None:
     data = GraphData(labelled_copper, POTENTIAL, 4.0)
     batches = list(loader(data, 5, seed=0))

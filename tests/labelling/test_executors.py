@@ -1,7 +1,12 @@
+import asyncio
 import os
+import socket
 import subprocess
 import sys
 import time
+import warnings
+from concurrent.futures import Future
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -152,6 +157,28 @@ class TestDask:
             assert report.computed == 6
         with LocalCluster(**options) as cluster, pytest.raises(VibronicError, match="start them with --no-nanny"):
             label(coppers, "emt", tmp_path / "m.sqlite", cluster.scheduler_address, progress=False)
+
+    def test_a_scheduler_that_dies_as_it_sends_leaves_no_future_open(self):
+        from distributed.comm import CommClosedError
+
+        class Broken:
+            async def _result(self):
+                raise CommClosedError
+
+        future = Future()
+        asyncio.run(executors._settle(Broken(), future))
+        with pytest.raises(VibronicError, match="the Dask scheduler is gone"):
+            executors.outcome_of(future, None)
+
+    def test_another_cluster_on_this_machine_is_no_cause_for_a_warning(self, tmp_path, coppers):
+        with socket.socket() as taken:
+            with suppress(OSError):  # it may be taken already
+                taken.bind(("", 8787))  # Dask's usual port
+                taken.listen()
+            with warnings.catch_warnings(record=True) as told:
+                warnings.simplefilter("always")
+                label(coppers, "emt", tmp_path / "l.sqlite", "dask", progress=False)
+            assert told == []
 
     def test_nobody_at_the_address(self, tmp_path, coppers, monkeypatch):
         with pytest.raises(VibronicError, match="no Dask scheduler answers at nowhere://x:1"):

@@ -236,6 +236,64 @@ def test_futures_do_not_pile_up(tmp_path, monkeypatch):
     assert max(most) == 8
 
 
+def test_what_finished_before_the_place_failed_is_kept(tmp_path, coppers, monkeypatch):
+    """A scheduler that goes takes its own calculations along, not those whose results are here already."""
+    from concurrent.futures import Future
+    from contextlib import contextmanager
+
+    from vibronic.labelling.executors import Outcome
+
+    @contextmanager
+    def place(*_):
+        futures = []
+
+        def submit(atoms, properties):
+            futures.append(Future())
+            if len(futures) == len(coppers):
+                futures[0].cancel()
+                futures[0].set_running_or_notify_cancel()
+                for finished in futures[2:4]:
+                    finished.set_result(Outcome({"energy": 1.0, "forces": [], "stress": []}))
+            return futures[-1]
+
+        yield submit
+
+    monkeypatch.setattr(label_module, "named_executor", place)
+    with Ledger(tmp_path / "l.sqlite") as ledger:
+        with pytest.raises(VibronicError, match="the Dask scheduler is gone"):
+            label(coppers, "emt", ledger, "dask", workers=2, progress=False)
+        assert ledger.counts() == {"done": 2, "failed": 0}
+
+
+def test_a_result_that_does_not_fit_takes_no_other_along(tmp_path, coppers, monkeypatch):
+    from concurrent.futures import Future
+    from contextlib import contextmanager
+
+    from vibronic.labelling.executors import Outcome
+
+    @contextmanager
+    def place(*_):
+        futures = []
+
+        def submit(atoms, properties):
+            futures.append(Future())
+            if len(futures) == len(coppers):  # all arrive together, the third too large for the disk
+                for k, future in enumerate(futures):
+                    forces = np.ones((4 if k != 2 else 4000, 3)).tolist()
+                    future.set_result(Outcome({"energy": 1.0, "forces": forces, "stress": [0.0] * 6}))
+            return futures[-1]
+
+        yield submit
+
+    monkeypatch.setattr(label_module, "named_executor", place)
+    with Ledger(tmp_path / "l.sqlite") as ledger:
+        pages = ledger.connection.execute("PRAGMA page_count").fetchone()[0]
+        ledger.connection.execute(f"PRAGMA max_page_count = {pages + 5}")
+        with pytest.raises(VibronicError, match="free some space and repeat the same command"):
+            label(coppers, "emt", ledger, "dask", workers=2, progress=False)
+        assert ledger.counts() == {"done": 5, "failed": 0}
+
+
 SCRIPT = """
 import sys
 sys.path.insert(0, {folder!r})

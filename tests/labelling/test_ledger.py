@@ -1,3 +1,4 @@
+import json
 import multiprocessing
 import sqlite3
 
@@ -43,6 +44,46 @@ def test_failures_keep_their_reason_and_structure(tmp_path, coppers):
         assert ledger.failures() == []
         ledger.record(coppers[0], emt, {}, reason="worse luck")
         assert ledger.get(coppers[0], emt).results == {"energy": 1.0}
+
+
+def test_a_label_keeps_what_another_run_did_not_ask_for(tmp_path, coppers):
+    emt, numbers = (
+        engine("emt"),
+        np.random.default_rng(0).normal(size=(50, 3)) * 10.0 ** np.arange(-150, 150, 2).reshape(50, 3),
+    )
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        ledger.record(coppers[0], emt, {"energy": 1.0, "forces": numbers.tolist()})
+        ledger.record(coppers[0], emt, {"energy": 2.0, "stress": [0.1 + 0.2] * 6})
+        kept = ledger.get(coppers[0], emt).results
+        units = ledger.connection.execute("SELECT units FROM labels").fetchone()[0]
+    assert kept == {"energy": 2.0, "forces": numbers.tolist(), "stress": [0.1 + 0.2] * 6}  # to the last bit
+    assert json.loads(units) == {"energy": "eV", "forces": "eV/Angstrom", "stress": "eV/Angstrom^3"}
+
+
+def test_records_together_are_on_disk_at_the_end_of_the_block_all_or_none(tmp_path, coppers):
+    small, large = {"energy": 1.0}, {"forces": np.ones((2000, 3)).tolist()}
+    with Ledger(tmp_path / "ledger.sqlite") as ledger, Ledger(tmp_path / "ledger.sqlite") as other:
+
+        def record(*records, interrupted=False):
+            with ledger.together():
+                for k, results in records:
+                    ledger.record(coppers[k], engine("emt"), results)
+                    assert other.get(coppers[k], engine("emt")) is None
+                if interrupted:
+                    raise KeyboardInterrupt
+
+        record((0, small), (1, small), (2, large))
+        assert other.counts()["done"] == 3
+        with pytest.raises(KeyboardInterrupt):
+            record((3, small), interrupted=True)
+        assert other.counts()["done"] == 3
+        pages = ledger.connection.execute("PRAGMA page_count").fetchone()[0]
+        ledger.connection.execute(f"PRAGMA max_page_count = {pages}")
+        with pytest.raises(VibronicError, match="free some space"):
+            record((4, small), (5, large))
+        assert other.counts()["done"] == 3
+        record((4, small))  # fits into what is left
+        assert other.counts()["done"] == 4
 
 
 @settings(deadline=None, max_examples=25)

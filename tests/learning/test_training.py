@@ -3,6 +3,7 @@
 import csv
 import errno
 import json
+import math
 import os
 import shutil
 import signal
@@ -344,6 +345,40 @@ def test_two_processes_share_the_work(labelled_copper, tmp_path: Path) -> None:
     assert all(torch.isfinite(v).all() for v in load_file(tmp_path / "model" / "model.safetensors").values())
     scores = json.loads((tmp_path / "model" / "config.json").read_text())["scores"]
     assert scores["mae_forces"] < 0.7 * np.mean([np.abs(a.get_forces()) for a in labelled_copper])
+
+
+def twice_as_long(frames: list[Atoms]) -> list[Atoms]:
+    """Every other structure doubled along x: energies that add up, and other numbers of atoms."""
+    longer = []
+    for k, atoms in enumerate(frames):
+        repeated = atoms.repeat((1 + k % 2, 1, 1))
+        repeated.calc = SinglePointCalculator(repeated, energy=atoms.get_potential_energy() * (1 + k % 2))
+        longer.append(repeated)
+    return longer
+
+
+@pytest.mark.parametrize(
+    ("targets", "n", "cells"),
+    [(["energy", "forces", "stress"], 17, list), (["energy"], 19, twice_as_long)],
+    ids=["equal_cells", "energies_of_unequal_cells"],
+)
+def test_two_processes_give_the_model_of_one_with_twice_the_batch(
+    targets, n, cells, labelled_copper, tmp_path: Path
+) -> None:
+    """Batches of 3 in two processes, of 6 in one; the last of an epoch is 3 and 2 structures, or 1 that both take."""
+    models = []
+    for devices in (1, 2):
+        torch.manual_seed(3)
+        model = store.build("painn", targets=targets, width=8, layers=1, basis=4, cutoff=3.5).double()
+        data = GraphData(cells(labelled_copper)[:n], model.targets, model.cutoff)
+        how = Training(epochs=3, batch_size=6 // devices, learning_rate=1e-2)
+        options = {"device": "cpu", "devices": devices, "progress": False, "logs": False}
+        fit(model, data, None, tmp_path / str(devices), how, seed=5, **options)
+        models.append(model.state_dict())
+    steps = [torch.load(tmp_path / d / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] for d in "12"]
+    assert steps == [3 * math.ceil(n / 6)] * 2
+    for name, weights in models[0].items():
+        torch.testing.assert_close(models[1][name], weights, rtol=1e-7, atol=1e-9, msg=name)
 
 
 @pytest.mark.slow

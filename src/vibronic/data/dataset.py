@@ -376,8 +376,9 @@ class GraphData(torch.utils.data.Dataset):
 class BucketSampler(Sampler[list[int]]):
     """Batches of structures of similar size, shuffled anew each epoch, the same for the same seed and epoch.
 
-    With several processes every rank takes every ``replicas``-th batch, so ranks see disjoint structures. Every batch
-    comes ``turns`` times in a row.
+    With several processes a batch is that of one process with ``replicas`` times the size, dealt out among the ranks like
+    cards. Ranks see disjoint structures but where the last batch has fewer than there are ranks, which then share them.
+    Every batch comes ``turns`` times in a row.
     """
 
     def __init__(
@@ -395,22 +396,20 @@ class BucketSampler(Sampler[list[int]]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        batches = math.ceil(len(self.sizes) / self.batch_size)
-        return math.ceil(batches / self.replicas) * self.turns
+        return math.ceil(len(self.sizes) / (self.batch_size * self.replicas)) * self.turns
 
     def __iter__(self) -> Iterator[list[int]]:
         rng = np.random.default_rng((self.seed, self.epoch))
         order = rng.permutation(len(self.sizes))
-        pool = 32 * self.batch_size  # sorting within pools keeps batches even and their composition random
+        size = self.batch_size * self.replicas
+        pool = 32 * size  # sorting within pools keeps batches even and their composition random
         order = np.concatenate(
             [p[np.argsort(self.sizes[p], kind="stable")] for p in np.split(order, range(pool, len(order), pool))]
         )
-        batches = [order[k : k + self.batch_size].tolist() for k in range(0, len(order), self.batch_size)]
-        batches = [batches[k] for k in rng.permutation(len(batches))]
-        steps = len(self) // self.turns
-        batches = (batches * self.replicas)[: steps * self.replicas]  # every rank does the same number of steps
-        for batch in batches[self.rank :: self.replicas]:
-            yield from [batch] * self.turns
+        batches = [order[k : k + size].tolist() for k in range(0, len(order), size)]
+        for k in rng.permutation(len(batches)):
+            own = batches[k][self.rank :: self.replicas] or [batches[k][self.rank % len(batches[k])]]
+            yield from [own] * self.turns
 
 
 def loader(data: GraphData, batch_size: int, seed: int, rank: int = 0, replicas: int = 1, turns: int = 1) -> DataLoader:

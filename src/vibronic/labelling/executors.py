@@ -44,6 +44,14 @@ START = 60.0
 
 EXECUTORS = ("in-process", "local", "dask")
 
+# Dask's own cluster here: profiles of threads that wait, and an hour of measurements of this machine, are memory for nothing.
+_DASK = {"distributed.worker.profile.enabled": False, "distributed.admin.system-monitor.log-length": 100}
+
+_GONE = (
+    "the Dask scheduler is gone; start it and its workers again and repeat the same command, which computes only what is "
+    "missing"
+)
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -136,8 +144,8 @@ def executor(name: str, engine: Engine, workers: int = 1, timeout: float | None 
             yield lambda atoms, properties: _schedule(pool, engine, atoms, properties, timeout)
     else:
         address = None if name == "dask" else name
-        with _one_thread(), _dask(address, workers) as (dask_executor, run):
-            yield lambda atoms, properties: dask_executor.submit(_guarded, run, engine, atoms, properties, timeout)
+        with _one_thread(), _dask(address, workers) as (submit, run):
+            yield lambda atoms, properties: submit(_guarded, run, engine, atoms, properties, timeout)
 
 
 def outcome_of(future: Future[Outcome | None], timeout: float | None) -> Outcome | None:
@@ -156,8 +164,8 @@ def outcome_of(future: Future[Outcome | None], timeout: float | None) -> Outcome
         return None
     except BrokenProcessPool:
         raise _no_process(timeout) from None
-    except CancelledError:
-        raise VibronicError("the Dask scheduler is gone; start it again and repeat the same command") from None
+    except (CancelledError, OSError):  # an OSError where the connection broke as Dask sent the result
+        raise VibronicError(_GONE) from None
     except Exception as error:
         # Dask's own word for a calculation whose worker died several times; distributed need not be installed here.
         if type(error).__name__ == "KilledWorker":
@@ -273,24 +281,28 @@ def _end_with_parent() -> None:
 
 
 @contextmanager
-def _dask(address: str | None, workers: int) -> Iterator[tuple[Any, str]]:
-    """Dask's ``concurrent.futures`` face, and a name under which this run's processes are known to the workers."""
+def _dask(address: str | None, workers: int) -> Iterator[tuple[Callable[..., Future[Any]], str]]:
+    """A function that submits to Dask, and a name under which this run's processes are known to the workers."""
     try:
-        from distributed import Client, LocalCluster
+        import dask
+        from distributed import Client, LocalCluster, span
+        from distributed.utils import silence_logging_cmgr
     except ImportError:
         raise VibronicError(
             "the executor 'dask' is not installed; install it with: pip install 'vibronic[cluster]'"
         ) from None
 
     with ExitStack() as stack:
+        stack.enter_context(silence_logging_cmgr(logging.CRITICAL))  # what matters is raised, in a sentence
         if address is None:
+            stack.enter_context(dask.config.set(_DASK))
             # Threads suffice for Dask's own workers: each only waits for the process that it guards.
             address = stack.enter_context(
                 LocalCluster(
                     n_workers=workers,
                     threads_per_worker=1,
                     processes=False,
-                    dashboard_address=None,
+                    dashboard_address="127.0.0.1:0",  # None would warn where another cluster has the usual port
                     silence_logs=logging.CRITICAL,
                 )
             )
@@ -299,19 +311,61 @@ def _dask(address: str | None, workers: int) -> Iterator[tuple[Any, str]]:
         except (OSError, ValueError) as error:
             raise VibronicError(f"no Dask scheduler answers at {address}: {error}") from None
         run = uuid.uuid4().hex
-        dask_executor = client.get_executor(pure=False)
+        unfinished: dict[Future[Any], Any] = {}
+
+        def submit(*call: Any) -> Future[Any]:
+            if client.status not in ("running", "connecting"):
+                raise VibronicError(_GONE)
+            future: Future[Any] = Future()
+            unfinished[future] = client.submit(*call, pure=False)
+            future.add_done_callback(unfinished.pop)
+            client.loop.add_callback(_settle, unfinished[future], future)
+            return future
+
+        stack.enter_context(span(f"label-{run}"))  # else Dask begins a new one whenever it was idle, and keeps them all
+        client.register_plugin(_end_with_client(client.id, run), name=run)
         try:
-            yield dask_executor, run
+            yield submit, run
         finally:
-            dask_executor.shutdown(wait=False)
-            with suppress(OSError):  # a scheduler that is gone has nothing left to stop
-                client.run(_stop_guards, run)
+            if client.status == "running":  # a scheduler that is gone has nothing left to stop
+                with suppress(OSError):
+                    client.unregister_scheduler_plugin(run)
+                    client.cancel(list(unfinished.values()))
+                    client.run(_stop_guards, run, on_error="ignore")
+
+
+async def _settle(dask_future: Any, future: Future[Any]) -> None:
+    """Dask's own executor leaves its future open for ever if the scheduler dies as it sends the result."""
+    try:
+        result = await dask_future._result()
+    except BaseException as error:
+        future.set_exception(error)
+    else:
+        future.set_result(result)
+
+
+def _end_with_client(owner: str, run: str) -> Any:
+    """A plugin for the scheduler that stops a run's processes at all workers when its client is gone, by ``kill -9`` too."""
+    from distributed import SchedulerPlugin
+    from distributed.protocol.pickle import dumps
+
+    message = {"op": "run", "function": dumps(_stop_guards), "args": dumps((run,))}
+
+    # Defined here, so that it travels as a whole: the scheduler's environment need not have Vibronic.
+    class EndWithClient(SchedulerPlugin):
+        def remove_client(self, scheduler: Any, client: str) -> None:
+            if client == owner:
+                scheduler.remove_plugin(run)
+                scheduler.loop.add_callback(scheduler.broadcast, msg=message, on_error="ignore")
+
+    return EndWithClient()
 
 
 # Worker processes that this Dask worker guards, by run and thread: a process per thread keeps calculations apart.
 _GUARDS: dict[tuple[str, int], ProcessPool] = {}
 _RUNNING: dict[tuple[str, int], Future[Outcome | None]] = {}
 _ENDED: set[str] = set()
+_LOCK = threading.Lock()  # or a run might end between the question whether it has and the start of a process
 
 
 def _guarded(
@@ -324,21 +378,28 @@ def _guarded(
             "or with DASK_DISTRIBUTED__WORKER__DAEMON=False in their environment"
         )
     key = run, threading.get_ident()
-    if run in _ENDED:  # a task that was queued behind the one that the end of the run stopped
+    with _LOCK:
+        if run in _ENDED:  # a task that was queued behind the one that the end of the run stopped
+            return None
+        if key not in _GUARDS:
+            os.environ.update(_ONE_THREAD)
+            _GUARDS[key] = _pool(1, _build_early, (engine, _start(timeout)))
+        future = _RUNNING[key] = _schedule(_GUARDS[key], engine, atoms, properties, timeout)
+    try:
+        future.exception()
+    except CancelledError:  # the run ended meanwhile
         return None
-    if key not in _GUARDS:
-        os.environ.update(_ONE_THREAD)
-        _GUARDS[key] = _pool(1, _build_early, (engine, _start(timeout)))
-    _RUNNING[key] = _schedule(_GUARDS[key], engine, atoms, properties, timeout)
     # Settled here, because Dask would log an expected exception as an error of its own.
-    return outcome_of(_RUNNING[key], timeout)
+    return outcome_of(future, timeout)
 
 
 def _stop_guards(run: str) -> None:
-    _ENDED.add(run)
-    for key in [key for key in _GUARDS if key[0] == run]:
-        pool = _GUARDS.pop(key)
-        if key in _RUNNING:
-            _RUNNING.pop(key).cancel()  # else the thread of Dask's worker waits for ever
-        pool.stop()
+    with _LOCK:
+        _ENDED.add(run)
+        guards = {key: _GUARDS.pop(key) for key in list(_GUARDS) if key[0] == run}
+        for key, pool in guards.items():
+            if key in _RUNNING:
+                _RUNNING.pop(key).cancel()  # else the thread of Dask's worker waits for ever
+            pool.stop()
+    for pool in guards.values():
         pool.join()

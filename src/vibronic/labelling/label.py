@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,21 +94,30 @@ def label(
     for index, atoms in enumerate(structures):
         _check(atoms, index)
     wanted = [_wanted(atoms, engine, properties) for atoms in structures]
+    labelled, failures, computed, reused = [], [], 0, 0
     with ExitStack() as stack:
         if engine.name == "files":
-            outcomes = [_finite(calculate(engine, atoms, names)) for atoms, names in zip(structures, wanted)]
-            computed = reused = 0
+            outcomes = (_finite(calculate(engine, atoms, names)) for atoms, names in zip(structures, wanted))
         else:
             book = ledger if isinstance(ledger, Ledger) else stack.enter_context(Ledger(ledger))
-            submit = stack.enter_context(named_executor(executor, engine, workers, timeout))
-            # Here each result must reach the disk before the next calculation starts; elsewhere a short queue keeps
-            # the workers busy, and 100,000 structures do not become 100,000 futures.
-            window = 1 if executor == "in-process" else 4 * workers
-            outcomes, computed, reused = _run(
-                structures, wanted, engine, book, submit, window, timeout, retry_failed, progress
+            keys = [structure_key(atoms, engine) for atoms in structures]
+            with named_executor(executor, engine, workers, timeout) as submit:
+                # Here each result must reach the disk before the next calculation starts; elsewhere a short queue keeps
+                # the workers busy, and 100,000 structures do not become 100,000 futures.
+                window = 1 if executor == "in-process" else 4 * workers
+                reasons, computed, reused = _run(
+                    structures, keys, wanted, engine, book, submit, window, timeout, retry_failed, progress
+                )
+            # From the ledger, so that labels do not pile up in memory beside what is still computed.
+            outcomes = (
+                Outcome(reason=reasons[key]) if key in reasons else _known(book, atoms, engine, names)
+                for key, atoms, names in zip(keys, structures, wanted)
             )
-    labelled = [_labelled(a, engine, o) for a, o in zip(structures, outcomes) if o.reason is None]
-    failures = [(index, o.reason) for index, o in enumerate(outcomes) if o.reason is not None]
+        for index, (atoms, outcome) in enumerate(zip(structures, outcomes)):
+            if outcome.reason is None:
+                labelled.append(_labelled(atoms, engine, outcome))
+            else:
+                failures.append((index, outcome.reason))
     if not labelled:
         reason, count = Counter(reason for _, reason in failures).most_common(1)[0]
         earlier = " (in an earlier run; --retry-failed computes them again)" if reused else ""
@@ -120,6 +129,7 @@ def label(
 
 def _run(
     structures: list[Atoms],
+    keys: list[str],
     wanted: list[tuple[str, ...]],
     engine: Engine,
     ledger: Ledger,
@@ -128,62 +138,94 @@ def _run(
     timeout: float | None,
     retry_failed: bool,
     progress: bool,
-) -> tuple[list[Outcome], int, int]:
-    """Outcomes in input order, how many were computed, and how many were in the ledger before."""
-    outcomes: dict[int, Outcome] = {}
+) -> tuple[dict[str, str], int, int]:
+    """Bring every label into the ledger.
+
+    Returns:
+        The reasons of those that have none, by key; how many were computed; and how many were in the ledger before.
+    """
+    alike: dict[str, list[int]] = {}  # equal structures wait for one calculation
+    for index, key in enumerate(keys):
+        alike.setdefault(key, []).append(index)
+    reasons: dict[str, str] = {}
     pending: dict[Future[Outcome | None], str] = {}
-    waiting: dict[str, list[int]] = {}  # equal structures wait for one calculation
     deaths: Counter[str] = Counter()
-    finished: set[str] = set()
-    reused = 0
+    computed = reused = 0
 
     def start(key: str) -> None:
-        index = waiting[key][0]
+        index = alike[key][0]
         pending[submit(_bare(structures[index]), wanted[index])] = key
 
-    def collect(bar: Progress, task: TaskID) -> None:
-        for future in [future for future in pending if future.done()]:
-            key = pending.pop(future)
-            outcome = outcome_of(future, timeout)
+    def collect(done: list[Future[Outcome | None]], bar: Progress, task: TaskID) -> None:
+        """Bring what finished to the disk; only then is a calculation no longer pending."""
+        nonlocal computed
+        settled: dict[str, Outcome] = {}
+        lost: VibronicError | None = None
+        for future in done:
+            try:
+                outcome = outcome_of(future, timeout)
+            except VibronicError as error:  # of the place; what the others have computed is recorded all the same
+                lost = error
+                continue
             if outcome is None:
-                deaths[key] += 1
-                if deaths[key] <= RETRIES:
-                    start(key)
+                deaths[pending[future]] += 1
+                if deaths[pending[future]] <= RETRIES:
+                    start(pending.pop(future))
                     continue
-                outcome = Outcome(reason=f"its process died, {deaths[key]} times (a crash, or no memory left)")
-            outcome = _finite(outcome)
-            indices = waiting.pop(key)
-            ledger.record(structures[indices[0]], engine, outcome.results, outcome.reason, outcome.seconds)
-            finished.add(key)
-            outcomes.update(dict.fromkeys(indices, outcome))
-            bar.advance(task, len(indices))
+                count = deaths[pending[future]]
+                outcome = Outcome(reason=f"its process died, {count} times (a crash, or no memory left)")
+            settled[pending[future]] = _finite(outcome)
+        if settled:
+            with ledger.together():
+                for key, outcome in settled.items():
+                    atoms = structures[alike[key][0]]
+                    ledger.record(atoms, engine, outcome.results, outcome.reason, outcome.seconds)
+        for future in done:
+            key = pending.pop(future, "")
+            if key in settled:
+                computed += 1
+                bar.advance(task, len(alike[key]))
+        reasons.update({key: outcome.reason for key, outcome in settled.items() if outcome.reason is not None})
+        if lost is not None:
+            raise lost
+
+    def finished() -> list[Future[Outcome | None]]:
+        return [future for future in pending if future.done()]
 
     console = Console(stderr=True)
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())
     with Progress(*columns, console=console, disable=not (progress and console.is_terminal)) as bar:
         task = bar.add_task(f"label with {engine.name}", total=len(structures))
-        for index, atoms in enumerate(structures):
-            key = structure_key(atoms, engine)
-            if key in waiting:
-                waiting[key].append(index)
-                continue
-            known = ledger.get(atoms, engine)
-            if known is not None and _usable(known, wanted[index], retry_failed and key not in finished):
-                results = {name: known.results[name] for name in wanted[index] if known.reason is None}
-                outcomes[index] = Outcome(results, known.reason, known.seconds)
-                reused += key not in finished
-                bar.advance(task)
-                continue
-            waiting[key] = [index]
-            start(key)
-            collect(bar, task)
-            while len(pending) >= window:
+        try:
+            for key, (index, *others) in alike.items():
+                known = ledger.get(structures[index], engine)
+                if known is not None and _usable(known, wanted[index], retry_failed):
+                    if known.reason is not None:
+                        reasons[key] = known.reason
+                    reused += 1 + len(others)
+                    bar.advance(task, 1 + len(others))
+                    continue
+                start(key)
+                collect(finished(), bar, task)
+                while len(pending) >= window:
+                    wait(pending, return_when=FIRST_COMPLETED)
+                    collect(finished(), bar, task)
+            while pending:
                 wait(pending, return_when=FIRST_COMPLETED)
-                collect(bar, task)
-        while pending:
-            wait(pending, return_when=FIRST_COMPLETED)
-            collect(bar, task)
-    return [outcomes[index] for index in range(len(structures))], len(finished), reused
+                collect(finished(), bar, task)
+        except BaseException:
+            # What has finished meanwhile is kept where it can be: one by one, because one alone may fit on a full disk.
+            for future in finished():
+                with suppress(VibronicError):
+                    collect([future], bar, task)
+            raise
+    return reasons, computed, reused
+
+
+def _known(ledger: Ledger, atoms: Atoms, engine: Engine, names: tuple[str, ...]) -> Outcome:
+    entry = ledger.get(atoms, engine)
+    assert entry is not None  # or it would have been computed
+    return Outcome({name: entry.results[name] for name in names})
 
 
 def _usable(known: Entry, names: tuple[str, ...], retry_failed: bool) -> bool:

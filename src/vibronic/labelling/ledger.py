@@ -41,11 +41,12 @@ CREATE TABLE IF NOT EXISTS labels (
     date TEXT NOT NULL
 ) WITHOUT ROWID
 """
-# A label is never lost to a failure, whichever of two concurrent runs comes last.
+# A label is never lost: not to a failure, whichever of two concurrent runs comes last, nor to a run that asked for others.
 _RECORD = """
 INSERT INTO labels VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (key) DO UPDATE SET version = excluded.version, status = excluded.status, results = excluded.results,
-    units = excluded.units, reason = excluded.reason, seconds = excluded.seconds, date = excluded.date
+ON CONFLICT (key) DO UPDATE SET version = excluded.version, status = excluded.status, reason = excluded.reason,
+    results = json_patch(labels.results, excluded.results), units = json_patch(labels.units, excluded.units),
+    seconds = excluded.seconds, date = excluded.date
 WHERE labels.status = 'failed' OR excluded.status = 'done'
 """
 
@@ -82,7 +83,8 @@ def structure_key(atoms: Atoms, engine: Engine) -> str:
 class Ledger:
     """Labels on disk; use it as a context manager. Several processes may share one file.
 
-    A result is on the disk when :meth:`record` returns (write-ahead log, synchronous FULL).
+    A result is on the disk when :meth:`record` returns (write-ahead log, synchronous FULL), or the block of
+    :meth:`together` in which it was called ends.
 
     Raises:
         VibronicError: (any method) the file is not a ledger, is damaged or locked, or its folder or disk refuses.
@@ -158,7 +160,8 @@ class Ledger:
         reason: str | None = None,
         seconds: float = 0.0,
     ) -> None:
-        """Write a label, or with a ``reason`` a failure; a label already there is never replaced by a failure.
+        """Write a label, or with a ``reason`` a failure; a label already there is never replaced by a failure, and keeps
+        the properties that are not computed anew.
 
         Args:
             atoms: the structure.
@@ -188,6 +191,19 @@ class Ledger:
         )
         with self._errors():
             self.connection.execute(_RECORD, row)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Records of this block reach the disk at its end, all or none: for the price of one."""
+        with self._errors():
+            self.connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            with self._errors():
+                self.connection.execute("COMMIT")
+        finally:
+            if self.connection.in_transaction:  # SQLite has rolled back by itself where its disk failed
+                self.connection.execute("ROLLBACK")
 
     def failures(self) -> list[dict[str, Any]]:
         """``engine``, ``settings``, ``reason``, ``seconds``, ``date`` and ``atoms`` of every failure, oldest first."""
@@ -229,6 +245,11 @@ class Ledger:
 def _advice(message: str) -> str:
     for symptom, advice in (
         ("is full", "does not fit on its disk; free some space and repeat the same command, nothing recorded is lost"),
+        (
+            "disk I/O error",
+            "cannot be written to or read from its disk, which may be full, over a quota or broken; see to it and repeat the "
+            "same command, nothing recorded is lost",
+        ),
         ("readonly", "cannot be written; check the permissions of the file and its folder, or choose another folder"),
         ("unable to open", "cannot be opened; check that its folder exists and can be written, and that it is a file"),
         ("not a database", "is not an SQLite file; choose another name"),

@@ -78,7 +78,11 @@ class _Fit(pl.LightningModule):
         if not torch.isfinite(figures["loss"]):
             raise VibronicError("the training diverged (the loss is not finite); lower --training.learning_rate")
         self._log("train", figures if turn == 0 else {f"loss_{turn}": figures["loss"]}, batch)
-        return figures["loss"]
+        if self.trainer.world_size == 1:
+            return figures["loss"]
+        # DDP averages over processes; every structure is to weigh the same, also where the last batch does not divide.
+        n = torch.tensor(float(batch.n_structures), device=self.device)
+        return figures["loss"] * (n / self.trainer.strategy.reduce(n.clone(), reduce_op="mean"))
 
     def validation_step(self, batch: Batch, _: int) -> None:
         self._log("val", self.model.loss(batch), batch)
@@ -157,7 +161,8 @@ def fit(
 
     Args:
         device: ``auto``, ``cpu``, ``gpu``, ... as Lightning names them.
-        devices: processes; more than one trains with DDP.
+        devices: processes; more than one trains with DDP, as one would with as many times the batch size, for losses that
+            are means over structures.
         say: told where a training goes on.
 
     Returns:
