@@ -99,6 +99,29 @@ def blocks(frames: list[Atoms]) -> list[tuple[list[int], list[int]]]:
     return folds
 
 
+def tables(rows: list[dict]) -> dict[str, dict]:
+    """Scores of every split, and the learning curves as means over seeds."""
+    found: dict[str, dict] = {}
+    for split in ("strict", "blocks"):
+        found[split] = {
+            f"{r['model']}, {r['set']}": {
+                "labels": r["labels"],
+                **{f"{t}: {k}": v for t, s in r["scores"].items() for k, v in s.items()},
+            }
+            for r in rows
+            if r["split"] == split
+        }
+    curve = [r for r in rows if r["split"] == "curve"]
+    found["learning curve, strict, phonons alone"] = {
+        f"{kind}, {size} labels": {
+            name: float(np.mean([r["scores"]["all"][name] for r in curve if (r["model"], r["labels"]) == (kind, size)]))
+            for name in ("mae", "r2", "bias")
+        }
+        for kind, size in dict.fromkeys((r["model"], r["labels"]) for r in curve)
+    }
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--add", type=Path)
@@ -150,6 +173,7 @@ def main() -> None:
         "units": {"mae": "eV", "rmse": "eV", "bias": "eV", "thermal_average_error": "eV", "r2": "1"},
         "targets": {"mae": 0.030, "r2": 0.90, "labels": 200, "thermal_average_error": 0.01},
         "set": {"configurations": len(frames), "dynamics": len(dynamics), "phonons": len(phonons)},
+        "tables": tables(rows),
         "rows": rows,
     }
     print(record.write("band_gaps", content, "python benchmarks/band_gaps.py"))

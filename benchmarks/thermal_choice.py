@@ -154,13 +154,30 @@ def measured(name: str) -> list[dict]:
     return rows
 
 
+def tables(rows: list[dict]) -> dict[str, dict]:
+    """For each crystal and target, by the labels that an average of labels alone needs: labels of the other two."""
+    return {
+        f"{row['crystal']}, {row['target']}: labels needed where labels alone take so many": {
+            str(level["labels_alone"]): {
+                f"{kind}, {how} error": "never" if level[how][kind] is None else level[how][kind]
+                for how in ("typical", "rmse")
+                for kind in ("random", "chosen")
+            }
+            for level in row["levels"]
+        }
+        for row in rows
+    }
+
+
 def main() -> None:
     torch.set_num_threads(1)
+    rows = [row for name in CRYSTALS for row in measured(name)]
     content = {
         "what": "Labels for a thermal average: alone, through a model of random ones, and of chosen ones",
         "conditions": f"SevenNet labels, pools of {POOL} at {' and '.join(f'{t:g}' for t in TEMPERATURES)} K, quantum phonons "
         f"(Ag3SBr: effective force constants), ridge, {SEEDS} seeds",
-        "rows": [row for name in CRYSTALS for row in measured(name)],
+        "tables": tables(rows),
+        "rows": rows,
     }
     print(record.write("thermal_choice", content, "python benchmarks/thermal_choice.py"))
 

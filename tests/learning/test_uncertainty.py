@@ -85,7 +85,8 @@ def test_in_distribution_and_out_of_it() -> None:
     assert (np.array(predict(model, test)["novelty"]) > 1).mean() < 0.1
 
 
-def test_an_ensemble_from_the_command_line(tmp_path, capsys) -> None:
+def test_an_ensemble_from_the_command_line(tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
     frames = coppers(40, 0.06, 0)
     labelled = label([a.copy() for a in frames], "emt", tmp_path / "l.sqlite", "in-process", progress=False).labelled
     write(tmp_path / "set.extxyz", labelled)
