@@ -1,7 +1,7 @@
 """Do 90 % intervals hold what they promise, and what is left of them at another temperature?
 
 Pools of NaCl and Ag3SBr, 300 configurations at 200 and at 400 K, labelled by the embedded engine (those of ``thermal_choice``). The ridge learns
-from 100 configurations of 200 K, 99 others calibrate, 101 are tested, and all 300 of 400 K; 40 random splits. ``constant`` intervals have one width,
+from 100 configurations of 200 K, 99 others calibrate, 101 are tested, and all 300 of 400 K; 12 random splits. ``constant`` intervals have one width,
 ``scaled`` ones follow what the model foresees. ``unlike`` is the share that the model calls unlike its training set (novelty above 1)::
 
     python benchmarks/uncertainty.py                   # minutes, after thermal_choice has labelled the pools
@@ -16,7 +16,7 @@ from vibronic.data.dataset import GraphData
 from vibronic.learning import store
 from vibronic.learning.prediction import errors, floors, half_widths, intervals, predict, spreads
 
-SPLITS, TRAIN, CALIBRATE = 40, 100, 99
+SPLITS, TRAIN, CALIBRATE = 12, 100, 99
 TARGETS = ("energy", "pressure")
 NOMINAL = 0.9
 
