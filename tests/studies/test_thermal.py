@@ -255,7 +255,7 @@ def ordered(first: str, other: str) -> Atoms:
 
 @pytest.fixture(scope="module")
 def full(tmp_path_factory):
-    """All six sets of an ordered alloy, whose species move differently, tested at two temperatures."""
+    """All seven sets of an ordered alloy, whose species move differently, tested at two temperatures."""
     crystal = tmp_path_factory.mktemp("alloy") / "AuCu3.cif"
     write(crystal, ordered("Au", "Cu"))
     plan = Plan(
@@ -319,7 +319,7 @@ def test_the_right_stiffness_costs_the_least_energy(full):
         name: np.mean([a.get_potential_energy() for a in read_labelled(out / "AuCu3" / f"{name}-labelled.extxyz")])
         for name in SETS
     }
-    assert energy["phonons"] < min(energy[s] for s in ("random", "species", "shuffled"))
+    assert energy["phonons"] < min(energy[s] for s in ("random", "species", "sites", "shuffled"))
     assert energy["phonons"] == pytest.approx(
         energy["dynamics"], abs=0.15 * (energy["random"] - energy["phonons"]) + 0.3
     )
@@ -356,7 +356,7 @@ def test_the_full_study_computes_nothing_again_and_says_every_ratio(full):
     text = thermal_report.write(out).read_text()
     for v in thermal_answer.verdicts(results["rows"]):
         assert f"{v['ratio']:.2f}" in text
-    assert "Correlations</strong> (species against phonons)" in text
+    assert "Correlations</strong> (sites against phonons)" in text
     assert "intervals over seeds are too narrow" in text
     assert "Labels saved" in text
 

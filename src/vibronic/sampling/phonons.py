@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
@@ -148,6 +149,12 @@ class Phonons:
         self.amplitudes = amplitudes
         mass = np.repeat(self.force_constants.supercell.get_masses(), 3)
         self._root = (self.vectors * amplitudes) @ self.vectors.T / np.sqrt(mass)  # z @ _root = displacement
+
+    def scaled(self, factor: float) -> Phonons:
+        """Another sampler that moves everything ``factor`` times as far."""
+        other = copy(self)
+        other.spread(factor * self.amplitudes)
+        return other
 
     def sample(self, atoms: Atoms, n: int, seed: int) -> list[Atoms]:
         """``n`` configurations of the supercell ``atoms``, which may order its atoms as it likes.

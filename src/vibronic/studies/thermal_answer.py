@@ -18,11 +18,13 @@ Rows = list[dict[str, Any]]
 
 EFFECTS = {
     "amplitude per species": ("random", "species"),
-    "correlations": ("species", "phonons"),
+    "directions of a site": ("species", "sites"),
+    "correlations": ("sites", "phonons"),
     "right stiffness": ("shuffled", "phonons"),
     "anharmonicity": ("phonons", "dynamics"),
 }
-"""Ingredient -> the set without it and the set with it."""
+"""Ingredient -> the set without it and the set with it. Only the dynamics moves as far as it likes, so that what it brings is
+anharmonicity and amplitude together."""
 CLAIM = 5.0
 """The claim that is tested: n phonon labels are as good as this many times n random ones."""
 

@@ -10,12 +10,14 @@ import numpy as np
 
 from vibronic.core.errors import VibronicError
 
-SETS = ("phonons", "random", "species", "shuffled", "monte-carlo", "dynamics")
+SETS = ("phonons", "random", "species", "sites", "shuffled", "monte-carlo", "dynamics")
 """Training sets of one mean-square displacement. phonons: the covariance of the lattice vibrations; random: isotropic, one
-amplitude for all atoms; species: isotropic, one amplitude per species; shuffled: the amplitudes of the modes dealt to other
-eigenvectors; monte-carlo: single-atom moves that keep atoms apart; dynamics: a trajectory that is not tested on."""
+amplitude for all atoms; species: isotropic, one amplitude per species; sites: every atom by itself, as far in every direction as
+in the phonon set; shuffled: the amplitudes of the modes dealt to other eigenvectors; monte-carlo: single-atom moves that keep atoms apart; dynamics: a trajectory that is not tested on."""
 
-Purpose = Literal["fit", "test", "phonons", "random", "species", "shuffled", "dealing", "monte-carlo", "dynamics"]
+Purpose = Literal[
+    "fit", "test", "phonons", "random", "species", "sites", "shuffled", "dealing", "monte-carlo", "dynamics"
+]
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ _NAMES = {
 _DRAWN = {
     "random": "The random set is isotropic, Gaussian and mean-free, with one amplitude for all atoms.",
     "species": "The species set is the same with one amplitude for each species.",
+    "sites": "In the sites set every atom moves by itself, as far in every direction as in the phonon set.",
     "shuffled": "In the shuffled set the amplitudes of the modes are dealt to other eigenvectors, once for all seeds.",
     "monte-carlo": "The monte-carlo set consists of random walks of single atoms that keep a smallest distance, of one amplitude for all.",
     "dynamics": "The dynamics set is from a trajectory of its own, with the displacements that the crystal has by itself.",
@@ -131,9 +132,10 @@ def _effects(page: Report, found: Rows) -> None:
             for f in found
         ],
         "Error of the set without an ingredient over that of the set with it, above 1 where the ingredient helps; 95 % over seeds. "
-        "Amplitude per species: random against species. Correlations: species against phonons. Right stiffness: shuffled (one dealing of "
+        "Amplitude per species: random against species. Directions of a site: species "
+        "against sites. Correlations: sites against phonons. Right stiffness: shuffled (one dealing of "
         "the amplitudes to other eigenvectors) against phonons. Anharmonicity: phonons against dynamics, whose snapshots are correlated "
-        "in time.",
+        "in time and whose displacements are the crystal's own, larger or smaller.",
     )
 
 
@@ -361,7 +363,7 @@ def _method(page: Report, plan: dict[str, Any]) -> None:
     page.text(
         f"The phonon set is drawn with {plan['statistics']} statistics; the dynamics is classical. "
         + " ".join(_DRAWN[s] for s in plan["sets"] if s in _DRAWN)
-        + " All are matched to the mean-square displacement of the phonon set as far as atoms stay apart. "
+        + " All but the dynamics are matched to the mean-square displacement of the phonon set as far as atoms stay apart. "
         + (
             "Every seed has structures of its own"
             if plan["pool"] is None

@@ -152,17 +152,16 @@ def _samplers(
     plan: Plan, label: str, phonons: Phonons, wanted: Sequence[Atoms], reference: Atoms
 ) -> Callable[[float], Sampler]:
     """From a factor on all displacements to the sampler of a set; 1 is matched to the phonon set."""
+    from vibronic.sampling.controls import independent, shuffled
     from vibronic.sampling.rattle import Rattle
-    from vibronic.sampling.shuffled import shuffled
 
     closest = phonons.min_distance
-    if label == "shuffled":
-        dealing = plan.seed("dealing")
-        aim = root_mean_square(wanted, reference) ** 2
-        flat = shuffled(phonons, dealing, 1.0)
+    if label in ("shuffled", "sites"):
+        base = shuffled(phonons, plan.seed("dealing"), 1.0) if label == "shuffled" else independent(phonons)
         # What is matched is what the phonon set reached after its own rejections.
-        scale = np.sqrt(aim * len(reference) / np.trace(flat.thermal_displacements().sum(axis=0)))
-        return lambda factor: shuffled(phonons, dealing, factor * scale)
+        aim = root_mean_square(wanted, reference) ** 2 * len(reference)
+        scale = np.sqrt(aim / np.trace(base.thermal_displacements().sum(axis=0)))
+        return lambda factor: base.scaled(factor * scale)
     matched = Rattle.matched_to(
         wanted,
         reference,

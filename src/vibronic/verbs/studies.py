@@ -70,7 +70,7 @@ def study(
     inverse-design: which conditioning of a generator finds crystals of a wanted property? (Perov-5, Carbon-24, MP-20)
 
       vibronic study thermal --crystals NaCl my_crystal.cif --temperature 300 --sizes 12 24 48 --seeds 3
-      vibronic study thermal --sets phonons random species shuffled monte-carlo dynamics --test-temperatures 300 450
+      vibronic study thermal --sets phonons random species sites shuffled monte-carlo dynamics --test-temperatures 300 450
       vibronic study lcao-gcn --out runs/lcao-gcn --seeds 3
       vibronic study extrapolation --sizes 100 1000 11831 --models ridge qdf --large 116041
       vibronic study inverse-design --sets perov-5 --steps 4000 --seeds 3
@@ -97,7 +97,7 @@ def study(
         large: extrapolation: test molecules of 15 atoms or more, of 116,041.
         epochs: extrapolation: of qdf2020, whose authors trained for 2,000.
         sets: inverse-design: which of perov-5, carbon-24, mp-20; all where none are given; thermal: training sets of one mean-square
-            displacement, of phonons, random, species, shuffled, monte-carlo, dynamics; the first two where none are given.
+            displacement, of phonons, random, species, sites, shuffled, monte-carlo, dynamics; the first two where none are given.
         rows: inverse-design: most crystals of a set, drawn at random; all where none is given.
         samples: inverse-design: crystals drawn from every model for every condition.
         evaluations: inverse-design: of the published models' network for each crystal, of the paper's 2,000.

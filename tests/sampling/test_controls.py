@@ -1,14 +1,14 @@
-"""Mode amplitudes dealt to other eigenvectors: what stays, what goes."""
+"""Controls of the phonon set: what stays, what goes."""
 
 import numpy as np
 import pytest
 from ase import Atoms
 from ase.calculators.emt import EMT
 
+from vibronic.sampling.controls import independent, shuffled
 from vibronic.sampling.harmonic import force_constants
 from vibronic.sampling.phonons import Phonons
 from vibronic.sampling.sampler import displacements_of
-from vibronic.sampling.shuffled import shuffled
 
 
 @pytest.fixture(scope="module")
@@ -61,3 +61,31 @@ def test_the_original_is_not_touched_and_the_seed_deals(phonons):
     assert np.array_equal(phonons.amplitudes, amplitudes)
     assert np.array_equal(phonons.thermal_displacements(), root)
     assert phonons.method == "phonons"
+
+
+def test_independent_sites_keep_their_own_matrices_and_lose_the_rest(phonons):
+    other, n = independent(phonons), len(phonons.force_constants.supercell)
+    before, after = phonons.thermal_displacements(), other.thermal_displacements()
+    assert np.abs(after - before).max() < 4 / n * np.abs(before).max()  # the centre of mass rests
+    mass = np.repeat(phonons.force_constants.supercell.get_masses(), 3)
+    scaled = covariance(other) / np.sqrt(np.outer(mass, mass))
+    blocks = np.kron(np.eye(n), np.ones((3, 3))).astype(bool)
+    true = covariance(phonons) / np.sqrt(np.outer(mass, mass))
+    assert np.linalg.norm(true[~blocks]) > 3 * np.linalg.norm(scaled[~blocks])
+    copper, gold = (np.diagonal(before[phonons.force_constants.supercell.numbers == z].mean(axis=0)) for z in (29, 79))
+    assert np.ptp(copper) < copper.max()  # averages over sites of one element are isotropic in a cubic crystal ...
+    assert np.ptp(np.linalg.eigvalsh(before[phonons.force_constants.supercell.numbers == 29][0])) > 0.1 * copper.mean()
+    assert np.ptp(gold) < 1e-6  # ... and gold's are at every site
+
+
+def test_independent_sites_move_apart_from_one_another(phonons):
+    reference = phonons.force_constants.supercell
+    frames = independent(phonons).sample(reference, 600, 1)
+    u = displacements_of(frames, reference)
+    found = np.einsum("nia,nib->iab", u, u) / len(u)
+    assert found == pytest.approx(independent(phonons).thermal_displacements(), abs=0.2 * found.max())
+    i, j = 0, int(np.argsort(reference.get_all_distances(mic=True)[0])[1])
+    alike = np.corrcoef(u[:, i, 0], u[:, j, 0])[0, 1]
+    assert abs(alike) < 0.15
+    moved = np.array([a.get_center_of_mass() - reference.get_center_of_mass() for a in frames])
+    assert np.abs(moved).max() < 1e-8

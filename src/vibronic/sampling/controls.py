@@ -1,10 +1,11 @@
-"""Lattice vibrations of the right strengths in the wrong directions: the control that tells what stiffness teaches."""
+"""Lattice vibrations with something taken from them: controls that tell what a training set teaches by what."""
 
 from __future__ import annotations
 
 from copy import copy
 
 import numpy as np
+from scipy.linalg import block_diag
 
 from vibronic.sampling.phonons import Phonons
 
@@ -33,4 +34,26 @@ def shuffled(phonons: Phonons, seed: int, factor: float | None = None) -> Phonon
     if factor is None:
         wanted, found = (np.trace(p.thermal_displacements().sum(axis=0)) for p in (phonons, other))
         other.spread(dealt * np.sqrt(wanted / found))
+    return other
+
+
+def independent(phonons: Phonons) -> Phonons:
+    """The sampler with every atom moving by itself: each keeps its own mean-square displacement matrix.
+
+    So an atom still moves further across a bond than along it where phonons say so, but no two move together, except that
+    the centre of mass stays where it is, which takes about one part in the number of atoms off the matrices.
+
+    Returns:
+        Another sampler, whose modes are the axes of single atoms; ``phonons`` is not changed. Its configurations say
+        "independent-sites" as their method.
+    """
+    other = copy(phonons)
+    other.method = "independent-sites"
+    other.findings = [*phonons.findings, "Every atom moves by itself, with its own mean-square displacement matrix."]
+    mass = phonons.force_constants.supercell.get_masses()
+    covariance = block_diag(*(m * site for m, site in zip(mass, phonons.thermal_displacements(), strict=True)))
+    rigid = np.kron(np.sqrt(mass / mass.sum())[:, None], np.eye(3))
+    inner = np.eye(len(covariance)) - rigid @ rigid.T
+    variances, other.vectors = np.linalg.eigh(inner @ covariance @ inner)
+    other.spread(np.sqrt(np.maximum(variances, 0)))
     return other
