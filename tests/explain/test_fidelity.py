@@ -17,7 +17,7 @@ from vibronic.core.targets import Target
 from vibronic.data.dataset import GraphData
 from vibronic.explain import fidelity as room
 from vibronic.explain.attribution import attribute
-from vibronic.explain.fidelity import fidelity, untrained
+from vibronic.explain.fidelity import ENOUGH, _geometric, fidelity, untrained
 from vibronic.learning import store
 
 SITES = [(0.5, 0.5, 0), (0.5, 0, 0.5), (0, 0.5, 0.5), (0.5, 0.5, 0.5), (0, 0, 0)]
@@ -56,24 +56,24 @@ def rattled(n: int, seed: int = 0, size: float = 0.1) -> list[Atoms]:
 
 def test_bonds_that_matter_are_told_from_others_of_their_length() -> None:
     """Ag-Br and Ag-Ag are equally long here, and only bromine counts."""
-    found = fidelity([Charges()], rattled(4), "stiffness", fractions=(0.1, 0.2), draws=10, steps=2)
+    found = fidelity([Charges()], rattled(6), "stiffness", fractions=(0.1, 0.2), draws=10, steps=2)
     assert found.removed.interval[0] > 1.3
     assert found.removed.beaten == 1
     assert found.kept.interval[1] < 1
     assert found.untrained.ratio < found.removed.ratio
-    assert found.advantage[1] > 1
-    assert found.holds
+    assert found.advantage_interval[0] > 1
+    assert found.holds is True
     assert found.foretold == pytest.approx(1, abs=1e-6)  # bonds that add up change it by just their attributions
 
 
 def test_where_all_bonds_are_equal_no_ranking_is_better() -> None:
-    found = fidelity([Charges()], [bulk("Cu", a=3.6, cubic=True)], "stiffness", fractions=(0.1, 0.3), steps=2)
+    frames = [bulk("Cu", a=a, cubic=True) for a in (3.5, 3.55, 3.6, 3.65, 3.7)]
+    found = fidelity([Charges()], frames, "stiffness", fractions=(0.1, 0.3), steps=2)
     for contrast in (found.removed, found.kept):
         assert contrast.ratio == pytest.approx(1, abs=1e-6)
         assert contrast.interval == pytest.approx((1, 1), abs=1e-6)
         assert contrast.change == pytest.approx(contrast.random)
-    assert not found.holds
-    assert found.spread is None
+    assert found.holds is False
     assert found.foretold is None  # all draws change it equally
 
 
@@ -181,11 +181,28 @@ def test_over_models_the_changes_are_averaged() -> None:
 
 
 def test_what_is_said() -> None:
-    good = fidelity([Charges()], rattled(4), "stiffness", fractions=(0.1, 0.2), steps=2).sentences()
+    good = fidelity([Charges()], rattled(6), "stiffness", fractions=(0.1, 0.2), steps=2).sentences()
     assert good[-1].startswith("the attribution holds up:")
     assert f"{1.0:.2f}" not in good[0].split("times")[0]
-    bad = fidelity([Charges()], [bulk("Cu", a=3.6, cubic=True)], "stiffness", steps=2).sentences()
+    same = [bulk("Cu", a=a, cubic=True) for a in (3.5, 3.55, 3.6, 3.65, 3.7)]
+    bad = fidelity([Charges()], same, "stiffness", steps=2).sentences()
     assert bad[-1].startswith("the attribution is not shown to hold up")
+
+
+def test_few_structures_say_nothing_and_one_has_no_interval() -> None:
+    few = fidelity([Charges()], rattled(ENOUGH - 1), "stiffness", fractions=(0.2,), steps=2)
+    assert few.holds is None
+    assert few.removed.interval is not None
+    assert few.sentences()[-1].startswith(f"fewer than {ENOUGH} structures")
+    one = fidelity([Charges()], rattled(1), "stiffness", fractions=(0.2,), steps=2)
+    assert (one.spread, one.removed.interval, one.advantage_interval) == (None, None, None)
+
+
+def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
+    """Log ratios that scatter about zero from structure to structure, as few structures as are allowed to speak."""
+    logs = np.random.default_rng(0).normal(0, 0.3, (2000, ENOUGH))
+    inside = [low < 1 < high for _, (low, high) in map(_geometric, logs)]
+    assert np.mean(inside) == pytest.approx(0.95, abs=0.015)
 
 
 def test_refusals(copper: Atoms) -> None:

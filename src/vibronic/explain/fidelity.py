@@ -22,6 +22,7 @@ from ase import Atoms
 from vibronic.core.batch import Batch
 from vibronic.core.errors import VibronicError
 from vibronic.core.model import Model
+from vibronic.core.statistics import half_width
 from vibronic.explain.attribution import attribute, average, undirected
 from vibronic.learning import store
 
@@ -31,8 +32,8 @@ BIN = 0.25
 """Angstrom; random bonds have the same number in every length interval of this width."""
 EDGES = 100_000
 """Of copies of a structure that are predicted together; bounds the memory."""
-RESAMPLES = 1000
-"""Of the bootstrap behind every interval."""
+ENOUGH = 5
+"""Structures below which nothing is said about whether an attribution holds up."""
 
 Present = Callable[[np.ndarray], np.ndarray]
 """From which bonds are there (n, bonds) to the predictions (n,)."""
@@ -46,14 +47,14 @@ class Contrast:
         change: (fractions,) mean absolute change of the prediction for the best-ranked bonds, in the target's unit.
         random: (fractions,) the same for random bonds, mean over draws.
         ratio: change over random, each averaged over the fractions; geometric mean over structures.
-        interval: of the ratio, 95 %, bootstrap over structures and draws.
+        interval: of the ratio, 95 %, Student's over the structures' logarithms; None for a single structure.
         beaten: share of random draws whose change, averaged over the fractions, is below that of the ranking.
     """
 
     change: list[float]
     random: list[float]
     ratio: float
-    interval: tuple[float, float]
+    interval: tuple[float, float] | None
     beaten: float
 
 
@@ -68,10 +69,12 @@ class Fidelity:
         spread: standard deviation of the predictions over the structures, None for a single one: the scale of a change.
         removed: the most important bonds go; a faithful attribution has a ratio above 1.
         kept: only the most important bonds stay; a faithful attribution has a ratio below 1.
-        untrained: bonds go that untrained models name; should be about 1.
+        untrained: bonds go that untrained models name; about 1, unless the untrained know something: a Hamiltonian drawn from
+            its prior does.
         itself: the untrained models explained to themselves. It tells of the method, not of what was learned, and may well
             be above 1.
-        advantage: ratio of ``removed`` over that of ``untrained``, and its 95 % interval.
+        advantage: ratio of ``removed`` over that of ``untrained``.
+        advantage_interval: of it, 95 %, as those of the contrasts.
         foretold: correlation, over random bonds of equal number and lengths, of the change with minus the sum of their
             attributions (sensitivity-n, Ancona et al., arXiv 1711.06104); None where no draw differs.
     """
@@ -88,29 +91,38 @@ class Fidelity:
     kept: Contrast
     untrained: Contrast
     itself: Contrast
-    advantage: tuple[float, float, float]
+    advantage: float
+    advantage_interval: tuple[float, float] | None
     foretold: float | None
 
     @property
-    def holds(self) -> bool:
-        """Whether the named bonds matter more than others of their lengths, and than those that untrained models name."""
-        return self.removed.interval[0] > 1 and self.advantage[1] > 1
+    def holds(self) -> bool | None:
+        """Whether the named bonds matter more than others of their lengths, and than those that untrained models name; None
+        where there are fewer than :data:`ENOUGH` structures to say."""
+        if self.structures < ENOUGH or self.removed.interval is None or self.advantage_interval is None:
+            return None
+        return self.removed.interval[0] > 1 and self.advantage_interval[0] > 1
 
     def sentences(self) -> list[str]:
         """The findings in words."""
 
-        def said(contrast: Contrast) -> str:
-            return f"{contrast.ratio:.2f} times ({contrast.interval[0]:.2f} to {contrast.interval[1]:.2f})"
+        def said(ratio: float, interval: tuple[float, float] | None) -> str:
+            return f"{ratio:.2f} times" + ("" if interval is None else f" ({interval[0]:.2f} to {interval[1]:.2f})")
 
-        verdict = "the attribution holds up" if self.holds else "the attribution is not shown to hold up"
+        verdict = {
+            None: f"fewer than {ENOUGH} structures do not say whether the attribution holds up",
+            True: "the attribution holds up",
+            False: "the attribution is not shown to hold up",
+        }[self.holds]
+        removed, kept, untrained = (said(c.ratio, c.interval) for c in (self.removed, self.kept, self.untrained))
         return [
-            f"without the bonds of largest |attribution| the {self.target} changes {said(self.removed)} as much as without "
+            f"without the bonds of largest |attribution| the {self.target} changes {removed} as much as without "
             f"random bonds of equal number and length ({self.structures} structures, {self.draws} draws each)",
-            f"with only these bonds it is off {said(self.kept)} as much as with as many random ones of equal length",
-            f"the bonds that {self.twins} untrained models name change it {said(self.untrained)} as much as random ones; the "
-            f"trained attribution is {self.advantage[0]:.2f} times ({self.advantage[1]:.2f} to {self.advantage[2]:.2f}) as "
-            "telling",
-            f"{verdict}: every interval is 95 % over structures and draws, and no model was trained on missing bonds",
+            f"with only these bonds it is off {kept} as much as with as many random ones of equal length",
+            f"the bonds that {self.twins} untrained models name change it {untrained} as much as random ones; the "
+            f"trained attribution is {said(self.advantage, self.advantage_interval)} as telling",
+            f"{verdict}: intervals are 95 % over structures, for these {self.models} trained and {self.twins} untrained models, none of "
+            "which was trained on missing bonds",
         ]
 
 
@@ -168,8 +180,8 @@ def fidelity(
             themselves.append(_split(np.abs(_changes(_predictor(twin, atoms, target), ~masks))[None]))
         for name, several in (("untrained", others), ("itself", themselves)):
             parts[name].append((np.concatenate([a for a, _ in several]), np.concatenate([b for _, b in several])))
-    picks = _resamples(len(structures), draws, rng)
-    logs = {name: _logarithms(part, picks) for name, part in parts.items()}
+    logs = {name: np.array([_logarithm(*pair) for pair in part]) for name, part in parts.items()}
+    advantage, advantage_interval = _geometric(logs["removed"] - logs["untrained"])
     unit = next(t.unit for t in models[0].targets if t.name == target)
     return Fidelity(
         target=target,
@@ -180,7 +192,8 @@ def fidelity(
         draws=draws,
         twins=twins,
         spread=float(np.std(wholes, ddof=1)) if len(wholes) > 1 else None,
-        advantage=_exponential(logs["removed"] - logs["untrained"]),
+        advantage=advantage,
+        advantage_interval=advantage_interval,
         foretold=float(np.mean(foretold)) if foretold else None,
         **{name: _contrast(part, logs[name]) for name, part in parts.items()},
     )
@@ -190,7 +203,7 @@ def untrained(model: Model, seed: int) -> Model:
     """A model of the same kind and settings that has learned nothing, with random weights.
 
     Scales and references are those of the trained one. What a closed-form fit found (``Model.fitted``) is dealt out anew,
-    so that it keeps its size but not its meaning.
+    so that it keeps its size but not its meaning; a Hamiltonian is drawn from its prior, which is not ignorant.
 
     Raises:
         VibronicError: the model is fitted in closed form and does not say to which of its numbers.
@@ -268,36 +281,25 @@ def _correlations(foretold: np.ndarray, changes: np.ndarray) -> list[float]:
     return found
 
 
-def _resamples(structures: int, draws: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Structures (R, S) and draws (R, S, D) of every resample; the first are all, each once."""
-    chosen = np.concatenate([np.arange(structures)[None], rng.integers(structures, size=(RESAMPLES, structures))])
-    drawn = rng.integers(draws, size=(RESAMPLES + 1, structures, draws))
-    drawn[0] = np.arange(draws)
-    return chosen, drawn
-
-
-def _logarithms(part: list[tuple[np.ndarray, np.ndarray]], picks: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    """(R,) logarithm of the ratio in every resample, mean over structures and rankings."""
-    chosen, drawn = picks
-    top = np.stack([a.mean(axis=-1) for a, _ in part])  # (S, rankings)
-    random = np.stack([b.mean(axis=1) for _, b in part])  # (S, rankings, D)
-    means = np.take_along_axis(random[chosen], drawn[:, :, None, :], axis=-1).mean(axis=-1)
+def _logarithm(top: np.ndarray, random: np.ndarray) -> float:
+    """Of the ratio in one structure, mean over rankings: (rankings, fractions) against (rankings, fractions, draws)."""
     tiny = np.finfo(float).tiny  # nothing over nothing is 1
-    return np.log((top[chosen] + tiny) / (means + tiny)).mean(axis=(1, 2))
+    return float(np.log((top.mean(axis=-1) + tiny) / (random.mean(axis=(1, 2)) + tiny)).mean())
 
 
-def _exponential(logarithms: np.ndarray) -> tuple[float, float, float]:
-    low, high = np.quantile(logarithms[1:], [0.025, 0.975])
-    return float(np.exp(logarithms[0])), float(np.exp(low)), float(np.exp(high))
+def _geometric(logarithms: np.ndarray) -> tuple[float, tuple[float, float] | None]:
+    """Geometric mean over structures and its interval."""
+    mean, half = float(logarithms.mean()), half_width(logarithms)
+    return float(np.exp(mean)), None if half is None else (float(np.exp(mean - half)), float(np.exp(mean + half)))
 
 
 def _contrast(part: list[tuple[np.ndarray, np.ndarray]], logarithms: np.ndarray) -> Contrast:
-    ratio, low, high = _exponential(logarithms)
+    ratio, interval = _geometric(logarithms)
     beaten = [(b.mean(axis=1) < a.mean(axis=-1)[:, None]).mean() for a, b in part]
     return Contrast(
         change=np.mean([a.mean(axis=0) for a, _ in part], axis=0).tolist(),
         random=np.mean([b.mean(axis=(0, 2)) for _, b in part], axis=0).tolist(),
         ratio=ratio,
-        interval=(low, high),
+        interval=interval,
         beaten=float(np.mean(beaten)),
     )

@@ -101,13 +101,19 @@ def why(
         page.figure(
             fidelity_curve(asdict(fidelity)),
             f"Mean over {fidelity.structures} structures and {fidelity.models} models. A faithful attribution lies above random bonds "
-            "on the left and below them on the right. Random bonds have equal numbers in every 0.25 Å of length. What untrained models "
-            "name should matter no more than random bonds of their lengths.",
+            "on the left and below them on the right. Random bonds have equal numbers in every 0.25 Å of length. What models that know "
+            "nothing name should matter no more than random bonds of their lengths; an untrained Hamiltonian is drawn from a prior that knows "
+            "something.",
         )
         page.table(
             ["bonds", "ratio to random", "95 % interval", "random draws beaten (%)"],
             [
-                [what, f"{c.ratio:.2f}", f"{c.interval[0]:.2f}–{c.interval[1]:.2f}", f"{100 * c.beaten:.0f}"]
+                [
+                    what,
+                    f"{c.ratio:.2f}",
+                    "" if c.interval is None else f"{c.interval[0]:.2f}–{c.interval[1]:.2f}",
+                    f"{100 * c.beaten:.0f}",
+                ]
                 for what, c in (
                     ("removed: largest |attribution|", fidelity.removed),
                     ("kept alone: largest |attribution|", fidelity.kept),

@@ -61,7 +61,8 @@ def explained(page: Report, folder: Path, attribution: dict[str, Any], sentence:
     page.section("What the gap models look at")
     page.text(
         "Every bond of a snapshot of the dynamics is faded in from nothing to whole; its attribution is the integral of the "
-        "prediction's derivative along the way (integrated gradients). In a Hamiltonian, that fades its matrix elements in."
+        "prediction's derivative along the way (integrated gradients). In a Hamiltonian, that fades in what neighbours add to its matrix "
+        "elements. The electrostatic potential of the whole crystal belongs to no bond: it is in the prediction without bonds."
     )
     atoms = read_labelled(folder / "gap" / "explained.extxyz")[0]
     for kind, found in attribution.items():
@@ -136,5 +137,6 @@ def _one(page: Report, kind: str, found: dict[str, Any], sentence: Callable[[str
     page.figure(
         fidelity_curve(found["fidelity"]),
         f"Fidelity ({kind}): a faithful attribution lies above random bonds of equal number and length on the left and below them on "
-        "the right; what untrained models name should matter no more than random bonds.",
+        "the right; what models that know nothing name should matter no more than random bonds (an untrained Hamiltonian is drawn from its prior, "
+        "which knows something).",
     )
