@@ -21,6 +21,7 @@ from vibronic.data.dataset import GraphData
 from vibronic.explain.vibrations import (
     Property,
     agreement,
+    degenerate,
     directions,
     label_differences,
     mean,
@@ -314,6 +315,42 @@ def test_the_mean_over_seeds(constants: ForceConstants) -> None:
     assert several.shift == pytest.approx(2 * hot.shift)
     assert several.total == pytest.approx(2 * hot.total)
     assert several.n == 4
+
+
+def test_the_error_of_a_set_is_that_of_its_sum(constants: ForceConstants) -> None:
+    """The shifts of degenerate modes share their configurations, so their errors do not add up in squares."""
+    hot = thermal_average(Property(Springs(constants), "energy"), constants, 300, n=12)
+    sets = degenerate(constants.modes().frequencies)
+    for k in np.unique(sets):
+        mine = sets == k
+        assert np.ptp(hot.set_error[mine]) == 0
+        assert hot.set_error[mine][0] <= hot.shift_error[mine].sum() * (1 + 1e-9)
+        if mine.sum() == 1:
+            assert hot.set_error[mine] == pytest.approx(hot.shift_error[mine])
+    added = np.sqrt(np.bincount(sets, hot.shift_error**2))
+    assert not np.allclose(added, [hot.set_error[sets == k][0] for k in np.unique(sets)], rtol=0.02)
+
+
+def test_a_gap_of_degenerate_levels_has_a_kink_and_a_thermal_mean_all_the_same() -> None:
+    """Where levels cross by symmetry an eigenvalue has no second derivative: nan, not zero."""
+    silicon = bulk("Si", cubic=True)
+    n = len(silicon)
+    springs = 8.0 * np.einsum("ij,ab->ijab", np.eye(n) - 1 / n, np.eye(3))  # eV/Angstrom^2
+    constants = ForceConstants(silicon, silicon, np.eye(3, dtype=int), springs)
+    model = store.build("tight-binding", targets=["band_gap"], cutoff=4.0)
+    model.elements = torch.tensor([14])
+    model.values, model.zero = torch.as_tensor(model.layout.prior()[0]), torch.zeros(1, 1, dtype=torch.float64)
+    of = Property(model, "band_gap")
+    found, hot = respond(of, constants, 300), thermal_average(of, constants, 300, n=8)
+    assert np.isnan(found.second).any()
+    assert np.isnan(found.total)
+    assert np.isfinite(hot.shift[np.isfinite(hot.sigma)]).all()
+    assert np.isfinite(hot.total)
+
+
+def test_one_atom_does_not_vibrate() -> None:
+    with pytest.raises(VibronicError, match="one atom in the supercell has no vibrations"):
+        force_constants(bulk("Cu"), (1, 1, 1), EMT(), progress=False)
 
 
 # --- refusals ---

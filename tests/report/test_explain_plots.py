@@ -29,7 +29,7 @@ def test_every_curve_of_fidelity_is_where_it_belongs():
 def test_degenerate_modes_are_summed_and_imaginary_ones_left_out():
     frequencies = [-1.0, 2.0, 2.0, 5.0]
     shift, deviation = [np.nan, 0.1, 0.3, -0.5], [np.nan, 3.0, 4.0, 1.0]
-    figure = mode_contributions(frequencies, shift, deviation, [0, 1, 1, 2], "eV", "Gap", error=[np.nan, 0.3, 0.4, 0.1])
+    figure = mode_contributions(frequencies, shift, deviation, [0, 1, 1, 2], "eV", "Gap", error=[np.nan, 0.5, 0.5, 0.1])
     above, below = (next(t for t in figure.data if t.name == n) for n in ("shift of the mean", "standard deviation"))
     assert list(above.x) == [2.0, 5.0]
     assert list(above.y) == pytest.approx([0.4, -0.5])

@@ -112,7 +112,7 @@ class Response:
         frequencies: (M,) THz, imaginary ones negative.
         sigma: (M,) thermal amplitude of Q, Angstrom sqrt(amu); nan where imaginary.
         first: (M,) dP/dQ, unit/(Angstrom sqrt(amu)).
-        second: (M,) d2P/dQ2, unit/(Angstrom^2 amu).
+        second: (M,) d2P/dQ2, unit/(Angstrom^2 amu); nan where there is none.
     """
 
     target: str
@@ -137,7 +137,13 @@ class Response:
     @property
     def sets(self) -> np.ndarray:
         """(M,) number of the set of degenerate modes that each belongs to."""
-        return np.concatenate([[0], np.cumsum(np.diff(self.frequencies) > SAME)])
+        return degenerate(self.frequencies)
+
+    @property
+    def total(self) -> float:
+        """Sum of the shifts of all modes that have an amplitude; nan where the property has a kink at the reference positions,
+        such as a gap whose levels are degenerate there."""
+        return float(self.shift[~np.isnan(self.sigma)].sum())
 
 
 @dataclass(frozen=True)
@@ -150,6 +156,7 @@ class Thermal:
         first, first_error: (M,) <dP/dQ> and its standard error over pairs.
         rms: (M,) root of <(dP/dQ)^2>.
         second, second_error: (M,) <d2P/dQ2>, as <Q dP/dQ> / sigma^2, and its standard error over pairs; nan where imaginary.
+        set_error: (M,) standard error of the sum of the shifts of the set of degenerate modes that each belongs to.
         total, total_error: <P> - P_0 of all orders, and its standard error over pairs; nan where no mode has an amplitude.
     """
 
@@ -160,6 +167,7 @@ class Thermal:
     rms: np.ndarray
     second: np.ndarray
     second_error: np.ndarray
+    set_error: np.ndarray
     total: float
     total_error: float
 
@@ -209,6 +217,11 @@ class Differences:
     second: np.ndarray
     step_first: np.ndarray
     step_second: np.ndarray
+
+
+def degenerate(frequencies: np.ndarray) -> np.ndarray:
+    """(M,) number of the set of degenerate modes that each of ascending ``frequencies`` (THz) belongs to."""
+    return np.concatenate([[0], np.cumsum(np.diff(frequencies) > SAME)])
 
 
 def directions(constants: ForceConstants, modes: Modes) -> np.ndarray:
@@ -265,7 +278,7 @@ def thermal_average(
     snapshots = thermal_set(constants, temperature, statistics, n, seed)
     if not snapshots:
         none = np.full(len(sigma), np.nan)
-        return Thermal(0, sigma, none, none, none, none, none, np.nan, np.nan)
+        return Thermal(0, sigma, none, none, none, none, none, none, np.nan, np.nan)
     mass = np.repeat(reference.get_masses(), 3)
     start = of.value(reference)
     values, slopes, products = [], [], []
@@ -276,11 +289,16 @@ def thermal_average(
         slopes.append(gradient @ ways)
         products.append(amplitude * slopes[-1])
 
-    def over_pairs(rows: list) -> tuple[np.ndarray, np.ndarray]:
+    sets = degenerate(modes.frequencies)
+    members = (sets[:, None] == sets[None]) & ~np.isnan(sigma)
+
+    def over_pairs(rows: Any) -> tuple[np.ndarray, np.ndarray]:
         pairs = np.reshape(rows, (len(rows) // 2, 2, -1)).mean(axis=1)
         return pairs.mean(axis=0), pairs.std(axis=0, ddof=1) / np.sqrt(len(pairs))
 
     (total, total_error), (first, first_error), (second, second_error) = map(over_pairs, (values, slopes, products))
+    # Errors of degenerate modes are correlated, so that of their sum is taken from the sums: 1/2 <Q dP/dQ>.
+    set_error = over_pairs(0.5 * np.array(products) @ members)[1]
     still = sigma == 0  # classical atoms at 0 K
     variance = np.where(still, np.nan, sigma) ** 2
     return Thermal(
@@ -291,6 +309,7 @@ def thermal_average(
         rms=np.sqrt(np.mean(np.square(slopes), axis=0)),
         second=second / variance,
         second_error=second_error / variance,
+        set_error=set_error,
         total=float(total[0]),
         total_error=float(total_error[0]),
     )
@@ -314,7 +333,7 @@ def mean(several: Sequence[Averaged]) -> Averaged:
 
 
 def label_differences(
-    of: Property,
+    of: Property | Sequence[Property],
     constants: ForceConstants,
     chosen: Sequence[int],
     engine: Engine | str,
@@ -330,6 +349,7 @@ def label_differences(
     Two labels per mode, and one in the middle; they go through the ledger, so a second call computes nothing.
 
     Args:
+        of: the property, by one model or by several, whose mean is compared.
         chosen: indices of the modes.
         displacement: of the atom that moves most, Angstrom.
         at: configuration of the supercell where derivatives are taken; its reference positions where none is given, at
@@ -339,11 +359,9 @@ def label_differences(
         VibronicError: no such mode, a displacement that is not positive, or the engine gives no such label.
     """
     engine = named_engine(engine) if isinstance(engine, str) else engine
-    name = "stress" if of.target.name == "pressure" else of.target.name
-    if name not in engine.properties:
-        raise VibronicError(
-            f"the engine '{engine.name}' gives no '{name}' to check with; it gives {', '.join(engine.properties)}"
-        )
+    several = [of] if isinstance(of, Property) else list(of)
+    target = several[0].target.name
+    name = checkable(target, engine)
     modes = constants.modes()
     picked = np.asarray(chosen, dtype=int)
     if picked.size == 0 or picked.min() < 0 or picked.max() >= len(modes.frequencies):
@@ -361,10 +379,25 @@ def label_differences(
     report = label(points, engine, ledger, executor, workers, timeout, properties=[name])
     if report.failures:
         raise VibronicError(f"the check needs every label, but one failed: {report.failures[0][1]}")
-    labels: list[Any] = [label_of(atoms, of.target.name) for atoms in report.labelled]
-    _, slope, second = of.curvatures(middle, ways)
-    mine = _central([of.value(atoms) for atoms in points], steps)
+    labels: list[Any] = [label_of(atoms, target) for atoms in report.labelled]
+    found = [one.curvatures(middle, ways) for one in several]
+    slope, second = np.mean([f[1] for f in found], axis=0), np.mean([f[2] for f in found], axis=0)
+    mine = _central(np.mean([[one.value(atoms) for atoms in points] for one in several], axis=0).tolist(), steps)
     return Differences(picked, steps, *_central(labels, steps), slope @ ways, second, *mine)
+
+
+def checkable(target: str, engine: Engine) -> str:
+    """The label that a property is checked with.
+
+    Raises:
+        VibronicError: the engine does not give it.
+    """
+    name = "stress" if target == "pressure" else target
+    if name not in engine.properties:
+        raise VibronicError(
+            f"the engine '{engine.name}' gives no '{name}' to check with; it gives {', '.join(engine.properties)}"
+        )
+    return name
 
 
 def agreement(reference: np.ndarray, predicted: np.ndarray) -> dict[str, float]:

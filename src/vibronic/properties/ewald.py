@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from vibronic.core.batch import Batch
+from vibronic.core.errors import VibronicError
 from vibronic.core.scatter import scatter_sum
 
 COULOMB = 14.399645
@@ -30,6 +31,9 @@ def site_potentials(batch: Batch, elements: Tensor, cutoff: float) -> Tensor:
         batch: with all neighbours within ``cutoff``, in double precision.
         elements: (n,) atomic numbers, ascending.
         cutoff: of the neighbour list, Angstrom.
+
+    Raises:
+        VibronicError: a structure is neither a crystal nor a molecule: one or two of its lattice vectors are missing.
     """
     eta = SHARPNESS / cutoff
     kind = torch.searchsorted(elements, batch.numbers)
@@ -43,7 +47,12 @@ def site_potentials(batch: Batch, elements: Tensor, cutoff: float) -> Tensor:
     for s, count in enumerate(batch.n_atoms.tolist()):
         mine = slice(first, first + count)
         x, charges, cell = batch.positions[mine], own[mine], batch.cell[s]
-        if bool(cell.any()):
+        vectors = int(cell.any(dim=1).sum())
+        if vectors not in (0, 3):
+            raise VibronicError(
+                f"electrostatics needs three lattice vectors or none, not {vectors}; give a sheet or a wire a cell with empty space"
+            )
+        if vectors:
             far = _reciprocal(x, charges, cell, eta) - math.pi / (eta**2 * torch.linalg.det(cell).abs()) * charges.sum(
                 0
             )

@@ -1,8 +1,8 @@
 """A tight-binding Hamiltonian of a crystal, and the derivatives of its eigenvalues by its matrix elements.
 
 s, p and d orbitals on atoms; Slater-Koster amplitudes that fall off exponentially with distance; on-site energies that every
-neighbour shifts and splits, and that follow the electrostatic potential of effective charges. By the theorem of Hellmann and Feynman the derivative of an eigenvalue is the expectation
-value of that of the Hamiltonian.
+neighbour shifts and splits, and that follow the electrostatic potential of effective charges. By the theorem of Hellmann and
+Feynman the derivative of an eigenvalue is the expectation value of that of the Hamiltonian.
 """
 
 from __future__ import annotations
@@ -139,15 +139,16 @@ class Terms:
     points: list[Tensor]
 
 
-def terms(batch: Batch, basis: Layout, cutoff: float, extent: float, zero: Tensor | None = None) -> list[Terms]:
+def terms(
+    batch: Batch, basis: Layout, cutoff: float, extent: Sequence[float], zero: Tensor | None = None
+) -> list[Terms]:
     """The geometry of every structure of a batch, in double precision; differentiable in positions.
 
     Args:
         batch: with neighbours within ``cutoff``.
         basis: of the elements that occur.
         cutoff: Angstrom.
-        extent: Angstrom; there are as many k points as make every cell, repeated, about as long along its heights.
-
+        extent: Angstrom, along each lattice vector; see :func:`mesh_of`.
         zero: (elements, elements) potentials that count as none.
 
     Raises:
@@ -189,7 +190,6 @@ def terms(batch: Batch, basis: Layout, cutoff: float, extent: float, zero: Tenso
                 place += width
         i, j = batch.edge_index[:, mine] - atom
         z = batch.numbers[atom : atom + counts[s]]
-        mesh = [max(1, round(extent / float(h))) if h > 0 else 1 for h in tall[s]]
         found.append(
             Terms(
                 basis,
@@ -209,7 +209,7 @@ def terms(batch: Batch, basis: Layout, cutoff: float, extent: float, zero: Tenso
                     x[mine],
                     batch.edge_shift[mine],
                 ),
-                k_points(mesh),
+                k_points(mesh_of(extent, tall[s].tolist())),
             )
         )
         atom, edge = atom + counts[s], edge + edges[s]
@@ -314,6 +314,11 @@ def heights(cell: Tensor) -> Tensor:
     volume = torch.linalg.det(cell).abs()
     across = torch.stack([torch.linalg.cross(cell[:, (k + 1) % 3], cell[:, (k + 2) % 3]) for k in range(3)], dim=1)
     return volume[:, None] / across.norm(dim=-1).clamp(min=1e-12)
+
+
+def mesh_of(extent: Sequence[float], tall: Sequence[float]) -> tuple[int, ...]:
+    """As many k points along each reciprocal vector as make a cell of these heights, repeated, about ``extent`` long, Angstrom."""
+    return tuple(max(1, round(e / h)) if h > 0 else 1 for e, h in zip(extent, tall, strict=True))
 
 
 def k_points(mesh: Sequence[int]) -> list[Tensor]:

@@ -21,7 +21,7 @@ from vibronic.core.model import Model
 from vibronic.core.scatter import scatter_mean
 from vibronic.core.targets import Target, target
 from vibronic.properties.ewald import site_potentials
-from vibronic.properties.hamiltonian import Layout, Terms, band_energies, derivatives, heights, layout, terms
+from vibronic.properties.hamiltonian import Layout, Terms, band_energies, derivatives, heights, layout, mesh_of, terms
 
 WEIGHTS = {"vbm": 1.0, "cbm": 1.0, "band_gap": 2.0}
 """Of the residuals of a fit: absolute levels follow the average potential of the cell too, which no hopping explains."""
@@ -79,7 +79,7 @@ class TightBinding(Model):
         self.mesh, self.penalty, self.levels, self.iterations = tuple(mesh), penalty, levels, iterations
         for name in ("values", "root", "noise", "zero"):
             self.register_buffer(name, torch.zeros(0, dtype=torch.float64))
-        self.register_buffer("extent", torch.tensor(0.0, dtype=torch.float64))
+        self.register_buffer("extent", torch.zeros(3, dtype=torch.float64))
 
     @property
     def labels(self) -> list[Target]:
@@ -105,7 +105,8 @@ class TightBinding(Model):
         """Fit: nonlinear least squares of band edges, held to the prior by the penalty (scipy's trust-region method).
 
         Raises:
-            VibronicError: an element that has no valence shells here.
+            VibronicError: an element that has no valence shells here, cells too unlike for one mesh of k points, or levels to
+                learn from that do not exist.
         """
         from scipy.optimize import least_squares
 
@@ -114,7 +115,13 @@ class TightBinding(Model):
         # Potentials count from their means over the training set, so that they do not compete with the on-site energies.
         sites = site_potentials(batch.to(dtype=torch.float64), self.elements, self.cutoff)
         self.zero = scatter_mean(sites, kinds, len(self.elements))
-        self.extent = (heights(batch.cell.double()) * torch.tensor(self.mesh)).mean()
+        tall = heights(batch.cell.double())
+        self.extent = (tall * torch.tensor(self.mesh)).mean(dim=0)
+        if any(mesh_of(self.extent.tolist(), h) != self.mesh for h in tall.tolist() if any(h)):
+            raise VibronicError(
+                "the cells of the training set differ so much in size that their labels are not of one mesh of k points; train on "
+                "structures of one supercell"
+            )
         terms = self._terms(batch)
         wanted = [self._wanted(batch, s, t) for s, t in enumerate(terms)]
         first, scale = self.layout.prior()
@@ -147,7 +154,13 @@ class TightBinding(Model):
         self.noise = torch.as_tensor(noise)
 
     def _terms(self, batch: Batch) -> list[Terms]:
-        return terms(batch, self.layout, self.cutoff, float(self.extent), self.zero)
+        found = terms(batch, self.layout, self.cutoff, self.extent.tolist(), self.zero)
+        if any(t.valence == t.conduction for t in found) and any(x.name != "band_gap" for x in self.targets):
+            raise VibronicError(
+                "tight-binding gives no band edges of a crystal with an odd number of electrons, which is a metal; of these it "
+                "takes band_gap alone"
+            )
+        return found
 
     def _wanted(self, batch: Batch, s: int, t: Terms) -> Wanted:
         v, c = t.valence, t.conduction
@@ -156,6 +169,11 @@ class TightBinding(Model):
         if self.levels:
             spectrum = batch.labels["eigenvalues"][s]
             top = int((spectrum < batch.labels["vbm"][s] + 1e-6).sum()) - 1
+            most = min(top, len(spectrum) - top - 2, v, t.size - c - 1)
+            if self.levels > most:
+                raise VibronicError(
+                    f"{self.levels} levels on either side of the gap: the labels and the orbitals have {most}"
+                )
             for k in range(1, self.levels + 1):
                 rows.append((LEVEL_WEIGHT, [(v - k, 1.0)], float(spectrum[top - k])))
                 rows.append((LEVEL_WEIGHT, [(c + k, 1.0)], float(spectrum[top + 1 + k])))
@@ -164,8 +182,14 @@ class TightBinding(Model):
     def _residuals(self, t: Terms, parameters: np.ndarray, wanted: Wanted) -> tuple[np.ndarray, np.ndarray]:
         """Weighted residuals (n,) of one structure and their derivatives (n, P)."""
         energies, slopes = derivatives(t, torch.as_tensor(parameters), {k for _, bands, _ in wanted for k, _ in bands})
-        residual = [w * (sum(c * energies[k] for k, c in bands) - label) for w, bands, label in wanted]
-        return np.array(residual), np.array([w * sum(c * slopes[k] for k, c in bands) for w, bands, _ in wanted])
+        rows = []
+        for weight, bands, label in wanted:
+            value = sum(c * energies[k] for k, c in bands)
+            slope = sum(c * slopes[k] for k, c in bands)
+            if len(bands) > 1 and label <= 0 and value < 0:  # of a metal, whose bands may overlap as they like
+                value, slope = 0.0, np.zeros_like(parameters)
+            rows.append((weight * (value - label), weight * slope))
+        return np.array([r for r, _ in rows]), np.array([j for _, j in rows])
 
     def forget(self, generator: torch.Generator) -> None:
         """A Hamiltonian drawn from the prior: that of no crystal, but a possible one."""

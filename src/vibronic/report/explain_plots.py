@@ -77,7 +77,7 @@ def mode_contributions(
         sets: (M,) number of the set of degenerate modes that each belongs to.
         unit: of the property.
         title: the property, for example "Band gap".
-        error: (M,) standard error of each shift; those of a set are added in squares.
+        error: (M,) standard error of the summed shift of the set that each mode belongs to.
 
     Raises:
         VibronicError: no mode has a thermal amplitude, or the lengths differ.
@@ -95,7 +95,7 @@ def mode_contributions(
     count = np.bincount(place)
     at = np.bincount(place, f[known]) / count
     heights = np.bincount(place, moved[known]), np.sqrt(np.bincount(place, spread[known] ** 2))
-    bars = None if error is None else np.sqrt(np.bincount(place, np.asarray(error, float)[known] ** 2))
+    bars = None if error is None else np.bincount(place, np.asarray(error, float)[known]) / count
     figure = make_subplots(2, 1, shared_xaxes=True, vertical_spacing=0.08, row_heights=[0.6, 0.4])
     for row, (height, name) in enumerate(zip(heights, ("shift of the mean", "standard deviation"), strict=True), 1):
         color = pick(PALETTE, row - 1)

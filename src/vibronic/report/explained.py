@@ -174,7 +174,7 @@ def vibrations(
     if thermal.n:
         page.figure(
             mode_contributions(
-                r.frequencies, thermal.shift, thermal.deviation, r.sets.tolist(), unit, r.target, thermal.shift_error
+                r.frequencies, thermal.shift, thermal.deviation, r.sets.tolist(), unit, r.target, thermal.set_error
             ),
             f"What the modes of each frequency add to the thermal mean at {r.temperature:g} K, ½ ⟨d²P/dQ²⟩ σ² with standard errors (above), and "
             "by how much they make it fluctuate (below). Degenerate modes are summed: one by one their values are arbitrary.",
@@ -191,8 +191,12 @@ def vibrations(
     page.text(
         "Q is the mass-weighted normal coordinate, σ its thermal amplitude. The second derivatives ⟨d²P/dQ²⟩ are averages over "
         f"{thermal.n} thermal configurations in pairs +u, −u, from first derivatives by automatic differentiation and integration by parts. "
-        "Second derivatives at the symmetric positions themselves are in the table of modes; their shares sum to "
-        f"{np.nansum(r.shift):+.4g} {unit}. Where that is far from the thermal sum the model bends more sharply there than anywhere else."
+        + (
+            f"At the symmetric positions themselves the {r.target} has a kink, and no second derivatives."
+            if np.isnan(r.total)
+            else f"Second derivatives at the symmetric positions themselves are in the table of modes; their shares sum to {r.total:+.4g} "
+            f"{unit}. Where that is far from the thermal sum the model bends more sharply there than anywhere else."
+        )
     )
     if checked is not None:
         page.section("Checked against labels")

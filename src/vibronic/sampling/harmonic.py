@@ -227,6 +227,10 @@ def force_constants(
     if displacement <= 0:
         raise VibronicError(f"the displacement must be positive, not {displacement} Angstrom")
     phonopy = build_phonopy(atoms, supercell)
+    if len(phonopy.supercell) < 2:
+        raise VibronicError(
+            "one atom in the supercell has no vibrations; repeat the cell, for example --supercell 2 2 2"
+        )
     phonopy.generate_displacements(distance=displacement)
     cells = [phonopy.supercell, *(phonopy.supercells_with_displacements or [])]
     described = f"Force constants, {len(cells)} calculations of {len(phonopy.supercell)} atoms"

@@ -109,7 +109,7 @@ def explain(
                 places, kinds = _places(mean, atoms, by)
                 values = np.stack([a.per_atom(len(atoms)) if by == "atoms" else a.value for a in found])
                 for row, kind, column in zip(places, kinds, values.T, strict=True):
-                    numbers = [column.mean(), column.std()] if more else [column.mean()]
+                    numbers = [column.mean(), column.std(ddof=1)] if more else [column.mean()]
                     table.writerow([k, *row, *(f"{number:.6g}" for number in numbers)])
                     totals.setdefault(kind, []).append(abs(float(column.mean())))
         record["mean_absolute_attribution"] = {kind: sum(v) / len(v) for kind, v in totals.items()}

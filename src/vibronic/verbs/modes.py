@@ -62,7 +62,7 @@ def vibrations(
     beside the derivatives; its labels go into a ledger, so a second run computes nothing.
 
     Args:
-        model: model folder, or the name of a shipped model (see 'vibronic models'); painn or ridge, say.
+        model: model folder, or the name of a shipped model (see 'vibronic models'); painn, ridge or tight-binding, say.
         crystal: CIF, POSCAR, ... or a name (see 'vibronic data'); near its equilibrium.
         target: scalar target; the model's first where none is given.
         more: models of other seeds, to average over; their standard deviations become columns.
@@ -113,6 +113,8 @@ def vibrations(
     name, unit = _explained(folders, networks, target)
     properties = [modes_of.Property(network, name) for network in networks]
     judge = None if check is None else engines.engine(check, **(check_settings or {}))
+    if judge is not None:
+        modes_of.checkable(name, judge)
     needs_engine = force_constants is None or imaginary != "leave" or relax
     calculator: Any = engines.engine(engine, **(settings or {})).calculator() if needs_engine else None
     ledger = ledger or out.with_suffix(".ledger.sqlite")
@@ -146,11 +148,9 @@ def vibrations(
         if judge is not None:
             hot = modes_of.thermal_set(constants, temperature, statistics, n, seed) if check_at == "thermal" else []
             chosen, at = thermal.strongest[:check_modes].tolist(), hot[0] if hot else None
-            of = partial(
-                modes_of.label_differences, properties[0], constants, chosen, judge, ledger, check_displacement
-            )
+            of = partial(modes_of.label_differences, properties, constants, chosen, judge, ledger, check_displacement)
             checked = of(at, workers, timeout=timeout)
-        findings += _told_of_vibrations(response, thermal, constants.modes().describe())
+        findings += _told_of_vibrations(response, thermal, average, constants.modes().describe())
         if checked is not None:
             found = {o: modes_of.agreement(getattr(checked, f"label_{o}"), getattr(checked, o)) for o in ORDERS}
             scores = {o: {name: _number(v) for name, v in figures.items()} for o, figures in found.items()}
@@ -167,7 +167,7 @@ def vibrations(
             "shift_all_orders": _number(thermal.total),
             "shift_all_orders_error": _number(thermal.total_error),
         }
-        record |= {"shift_at_reference": float(np.nansum(response.shift))}
+        record |= {"shift_at_reference": _number(response.total)}
         record["models"] = [
             {"value": r.value, "shift": float(np.nansum(t.shift)), "shift_all_orders": _number(t.total)}
             for r, t in zip(respond, average, strict=True)
@@ -203,7 +203,7 @@ def _numbers(atoms: Atoms) -> Any:
     return torch.as_tensor(atoms.numbers)
 
 
-def _told_of_vibrations(response: Response, thermal: Thermal, modes: str) -> list[str]:
+def _told_of_vibrations(response: Response, thermal: Thermal, averages: Sequence[Thermal], modes: str) -> list[str]:
     """Findings in plain sentences."""
     import numpy as np
 
@@ -222,6 +222,11 @@ def _told_of_vibrations(response: Response, thermal: Thermal, modes: str) -> lis
         f"vibrations shift the {r.target} by {thermal.total:+.4g} +/- {thermal.total_error:.2g} {unit} at {r.temperature:g} K (all "
         f"orders, {thermal.n} configurations); the shares of the modes, to second order, sum to {summed:+.4g} {unit}"
     )
+    if len(averages) > 1:
+        scatter = float(np.std([one.total for one in averages], ddof=1))
+        told.append(
+            f"that error is of the configurations alone; the {len(averages)} models scatter by {scatter:.2g} {unit} about their mean"
+        )
     groups = {int(g): float(np.nansum(thermal.shift[r.sets == g])) for g in np.unique(r.sets[~np.isnan(r.sigma)])}
     largest = max(groups, key=lambda g: abs(groups[g]))
     own, most = r.frequencies[r.sets == largest], thermal.strongest[0]
@@ -229,8 +234,13 @@ def _told_of_vibrations(response: Response, thermal: Thermal, modes: str) -> lis
         f"the largest share, {groups[largest]:+.4g} {unit}, is that of {len(own)} modes at {own.mean():.2f} THz; mode {most} at "
         f"{r.frequencies[most]:.2f} THz makes it fluctuate most, by {thermal.deviation[most]:.3g} {unit}"
     )
-    bare = float(np.nansum(r.shift))
-    if abs(bare - summed) > 0.5 * abs(summed) + 3 * thermal.total_error:
+    bare = r.total
+    if np.isnan(bare):
+        told.append(
+            f"at the symmetric positions the {r.target} has a kink (levels that are degenerate there), so it has no second derivatives; "
+            "those averaged over thermal configurations do not need them"
+        )
+    elif abs(bare - summed) > 0.5 * abs(summed) + 3 * thermal.total_error:
         told.append(
             f"second derivatives at the symmetric positions alone would give {bare:+.4g} {unit}: the model bends there as it does not "
             "at thermal amplitudes, so do not use them"
@@ -270,8 +280,8 @@ def _write_modes(
         f"deviation [{unit}]": thermal.deviation,
     }
     if len(responses) > 1:
-        columns[f"spread_derivative [{first}]"] = np.std([one.first for one in responses], axis=0)
-        columns[f"spread_shift [{unit}]"] = np.std([one.shift for one in thermals], axis=0)
+        columns[f"spread_derivative [{first}]"] = np.std([one.first for one in responses], axis=0, ddof=1)
+        columns[f"spread_shift [{unit}]"] = np.std([one.shift for one in thermals], axis=0, ddof=1)
     if checked is not None:
         shown = {
             f"label_derivative [{first}]": checked.label_first,
