@@ -190,7 +190,7 @@ def main() -> None:
     torch.set_num_threads(1)
     graphs: dict[str, Graph] = {"published": published_edges, "its middle image": middle_edges, "ours": correct_edges}
     sets = {
-        "Ag3SBr-pbe, 58 x 40 atoms": structures("Ag3SBr-pbe"),
+        f"Ag3SBr-pbe, {len(structures('Ag3SBr-pbe'))} x 40 atoms": structures("Ag3SBr-pbe"),
         "Ag3SBr, 5 atoms": [crystal("Ag3SBr")],
         "NaCl, 64 atoms": [crystal("NaCl").repeat(2)],
     }

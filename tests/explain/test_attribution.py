@@ -16,7 +16,6 @@ from vibronic.core.targets import Target
 from vibronic.data.dataset import GraphData
 from vibronic.explain.attribution import attribute, average
 from vibronic.learning import store
-from vibronic.properties.descriptors import DescriptorRidge
 
 
 class OnlySilverSulphur(Model):
@@ -62,11 +61,7 @@ def model(request: pytest.FixtureRequest, frames: list[Atoms]) -> Model:
     torch.manual_seed(1)
     width = {} if request.param == "ridge" else {"width": 16, "layers": 2}
     model = store.build(request.param, targets=["energy", "band_gap"], cutoff=4.0, **width).double()
-    batch = GraphData(frames, model.targets, 4.0).batch().to(dtype=torch.float64)
-    if isinstance(model, DescriptorRidge):
-        model.prepare(batch)
-    else:
-        model.prepare(batch)
+    model.prepare(GraphData(frames, model.targets, 4.0).batch().to(dtype=torch.float64))
     return model.eval()
 
 
@@ -155,3 +150,16 @@ def test_refusals(rattled: Atoms, copper: Atoms) -> None:
         attribute(model, copper, "stiffness")
     with pytest.raises(VibronicError, match="at least one step"):
         attribute(model, rattled, "stiffness", steps=0)
+
+
+def test_bonds_of_a_hamiltonian_add_up_and_electrostatics_belongs_to_none(frames: list[Atoms]) -> None:
+    model = store.build("tight-binding", targets=["band_gap"], iterations=3)
+    model.prepare(GraphData(frames, model.labels, model.cutoff).batch().to(dtype=torch.float64))
+    found = [attribute(model, atoms, "band_gap", steps=48) for atoms in frames[:3]]
+    for one in found:
+        assert abs(one.error) < 0.05 * np.abs(one.value).sum()
+    assert np.ptp([one.bare for one in found]) > 1e-4
+    *_, charges = model.layout.split(model.values)
+    charges.zero_()
+    alone = [attribute(model, atoms, "band_gap", steps=2).bare for atoms in frames[:3]]
+    assert np.ptp(alone) < 1e-9
