@@ -1,12 +1,14 @@
 """Band gaps of displaced Ag3SBr from DFT labels: what each model learns from how many, tested on molecular dynamics.
 
-Two questions, each for training sets with and without the random configurations, half of which are far more violent than
-any that dynamics visits. ``strict``: trained on phonon-made (and random) configurations alone, tested on all snapshots of the dynamics.
-``blocks``: trained on these and on the dynamics but for one block of consecutive snapshots per temperature, tested on that block,
-all blocks in turn; snapshots next to a block (50 fs) are left out of the training. Learning curves are over random subsets of the
-phonon-made ones, five seeds, in ``strict``::
+Three questions, each for training sets with and without the random configurations, half of which are far more violent than
+any that dynamics visits. ``strict``: trained on phonon-made (and random) configurations alone, tested on all snapshots of the dynamics;
+not wholly unseen, since the force constants behind the phonons were fitted to the first trajectory of each temperature.
+``trajectories``: trained on these and on the dynamics but for one trajectory, tested on that one, all in turn. ``blocks``: the same with one
+block of consecutive snapshots of every trajectory in place of a whole one; snapshots next to a block (50 fs) are left out of the training.
+Silver sits off centre in a pattern that outlives a trajectory, so blocks share with the training what trajectories do not.
+Learning curves are over random subsets of the phonon-made ones, five seeds, in ``strict``::
 
-    python benchmarks/band_gaps.py                          # tight-binding and ridge, about half an hour of one core
+    python benchmarks/band_gaps.py                          # tight-binding and ridge, about an hour of one core
     python benchmarks/band_gaps.py --add labelled.extxyz    # first add new labels of 'vibronic label --engine gpaw' to the set
 
 The set is ``Ag3SBr-pbe`` of ``vibronic data``; its README says how its labels were made.
@@ -22,6 +24,7 @@ from ase import Atoms
 
 import record
 from vibronic.core.provenance import writable
+from vibronic.core.statistics import half_width
 from vibronic.data.dataset import GraphData, read_labelled
 from vibronic.data.sources import structures
 from vibronic.learning import store
@@ -77,9 +80,30 @@ def by_temperature(predicted: np.ndarray, test: list[Atoms]) -> dict[str, dict[s
     kelvin = np.array([float(a.info["temperature_K"]) for a in test])
     parts = {"all": np.ones(len(test), bool), **{f"{t:g} K": kelvin == t for t in np.unique(kelvin)}}
     found = {name: scores(predicted[inside], labels[inside]) for name, inside in parts.items()}
+    of = np.array([trajectory(a) for a in test])
     for name, inside in parts.items():
+        # Snapshots of one trajectory are alike: the interval is over trajectories.
+        each = [
+            np.abs(predicted - labels)[inside & (of == one).all(axis=1)].mean() for one in np.unique(of[inside], axis=0)
+        ]
+        if (half := half_width(each)) is not None:
+            found[name]["mae_half_width_over_trajectories"] = half
         found[name]["thermal_average_error"] = float(predicted[inside].mean() - labels[inside].mean())
     return found
+
+
+def trajectory(atoms: Atoms) -> tuple[float, int]:
+    """Temperature (K) and seed of the dynamics that a snapshot is of; those of the first trajectories have no seed."""
+    return float(atoms.info["temperature_K"]), int(atoms.info.get("seed", 0))
+
+
+def trajectories(frames: list[Atoms]) -> list[tuple[list[int], list[int]]]:
+    """Places to train on and to test on: every trajectory is tested once, by models that saw none of it."""
+    mine = {k: trajectory(a) for k, a in enumerate(frames) if a.info["method"] == "md"}
+    return [
+        ([k for k in range(len(frames)) if mine.get(k) != one], [k for k, of in mine.items() if of == one])
+        for one in sorted(set(mine.values()))
+    ]
 
 
 def blocks(frames: list[Atoms]) -> list[tuple[list[int], list[int]]]:
@@ -88,8 +112,8 @@ def blocks(frames: list[Atoms]) -> list[tuple[list[int], list[int]]]:
     folds = []
     for fold in range(BLOCKS):
         test, near = [], set()
-        for kelvin in sorted({float(frames[k].info["temperature_K"]) for k in dynamics}):
-            mine = [k for k in dynamics if float(frames[k].info["temperature_K"]) == kelvin]
+        for one in sorted({trajectory(frames[k]) for k in dynamics}):
+            mine = [k for k in dynamics if trajectory(frames[k]) == one]
             mine.sort(key=lambda k: int(frames[k].info["snapshot"]))
             part = np.array_split(mine, BLOCKS)[fold].tolist()
             moments = {int(frames[k].info["snapshot"]) for k in part}
@@ -102,7 +126,7 @@ def blocks(frames: list[Atoms]) -> list[tuple[list[int], list[int]]]:
 def tables(rows: list[dict]) -> dict[str, dict]:
     """Scores of every split, and the learning curves as means over seeds."""
     found: dict[str, dict] = {}
-    for split in ("strict", "blocks"):
+    for split in ("strict", "trajectories", "blocks"):
         found[split] = {
             f"{r['model']}, {r['set']}": {
                 "labels": r["labels"],
@@ -155,13 +179,14 @@ def main() -> None:
                 set=name,
                 cpu_seconds=seconds,
             )
-            predicted, order, most, seconds = [], [], 0, 0.0
-            for train, held in blocks(used):
-                model, took = fitted(kind, [used[k] for k in train])
-                predicted += list(predict(model, [used[k] for k in held])["band_gap"])
-                order += [used[k] for k in held]
-                most, seconds = max(most, len(train)), seconds + took
-            record_row(kind, "blocks", most, predicted, order, set=f"{name}, dynamics", cpu_seconds=seconds)
+            for split, folds in (("trajectories", trajectories(used)), ("blocks", blocks(used))):
+                predicted, order, most, seconds = [], [], 0, 0.0
+                for train, held in folds:
+                    model, took = fitted(kind, [used[k] for k in train])
+                    predicted += list(predict(model, [used[k] for k in held])["band_gap"])
+                    order += [used[k] for k in held]
+                    most, seconds = max(most, len(train)), seconds + took
+                record_row(kind, split, most, predicted, order, set=f"{name}, dynamics", cpu_seconds=seconds)
         for size in (n for n in SIZES if n < len(phonons)):
             for seed in range(SEEDS):
                 chosen = np.random.default_rng(seed).permutation(len(phonons))[:size]
@@ -170,9 +195,22 @@ def main() -> None:
                 record_row(kind, "curve", size, predicted, dynamics, set="phonons", seed=seed, cpu_seconds=seconds)
     content = {
         "what": "PBE band gap of displaced Ag3SBr (40 atoms), tested on molecular dynamics at 300 and 600 K",
-        "units": {"mae": "eV", "rmse": "eV", "bias": "eV", "thermal_average_error": "eV", "r2": "1"},
+        "units": {
+            "mae": "eV",
+            "rmse": "eV",
+            "bias": "eV",
+            "thermal_average_error": "eV",
+            "r2": "1",
+            "mae_half_width_over_trajectories": "eV",
+        },
         "targets": {"mae": 0.030, "r2": 0.90, "labels": 200, "thermal_average_error": 0.01},
-        "set": {"configurations": len(frames), "dynamics": len(dynamics), "phonons": len(phonons)},
+        "set": {
+            "configurations": len(frames),
+            "dynamics": len(dynamics),
+            "trajectories": len({trajectory(a) for a in dynamics}),
+            "phonons": len(phonons),
+        },
+        "chosen": "cutoff, penalty, orbitals and electrostatics of tight-binding were chosen by trials on the first trajectories",
         "tables": tables(rows),
         "rows": rows,
     }

@@ -20,16 +20,28 @@ def content(path: Path) -> dict[str, Any] | None:
         return None
 
 
+def check_plan(out: Path, plan: Mapping[str, Any]) -> None:
+    """Refuse a folder that is bound to another plan.
+
+    Raises:
+        VibronicError: it is; the first of what differs is named.
+    """
+    path, wanted = out / "plan.json", json.loads(json.dumps(plan))
+    if not path.exists() or (found := content(path)) == wanted:
+        return
+    other = [k for k in wanted if not isinstance(found, dict) or found.get(k) != wanted[k]]
+    said = f" ({other[0]} differs)" if other and isinstance(found, dict) else ""
+    raise VibronicError(f"{out} holds a run with another plan{said}; choose another --out or delete it")
+
+
 def bind(out: Path, plan: Mapping[str, Any]) -> None:
     """Write ``plan.json``, so that the same plan goes on in this folder and no other begins.
 
     Raises:
         VibronicError: the folder holds another one.
     """
-    path, wanted = out / "plan.json", json.loads(json.dumps(plan))
-    if path.exists() and content(path) != wanted:
-        raise VibronicError(f"{out} holds a run with another plan; choose another --out or delete it")
-    write_json(path, wanted)
+    check_plan(out, plan)
+    write_json(out / "plan.json", json.loads(json.dumps(plan)))
 
 
 def belongs(folder: Path, study: str) -> bool:

@@ -111,6 +111,23 @@ def _build(engine: Engine) -> Calculator:
     return _CALCULATORS[engine.settings_hash]
 
 
+def check_place(name: str, workers: int, timeout: float | None) -> None:
+    """Refuse an executor that cannot be.
+
+    Raises:
+        VibronicError: its name is unknown, or ``workers`` or ``timeout`` make no sense.
+    """
+    if name not in EXECUTORS and "://" not in name:
+        raise VibronicError(
+            f"unknown executor '{name}'; choose {', '.join(EXECUTORS)} or a Dask address tcp://host:port"
+        )
+    _check(workers)
+    if timeout is not None and not timeout > 0:
+        raise VibronicError(f"the time-out must be a positive number of seconds, not {timeout}")
+    if name == "in-process" and timeout is not None:
+        raise VibronicError("'in-process' cannot stop a calculation; use the executor 'local' for a time-out")
+
+
 @contextmanager
 def executor(name: str, engine: Engine, workers: int = 1, timeout: float | None = None) -> Iterator[Submit]:
     """A function ``submit(atoms, properties) -> Future`` that runs calculations where ``name`` says.
@@ -128,16 +145,8 @@ def executor(name: str, engine: Engine, workers: int = 1, timeout: float | None 
         VibronicError: the name is unknown, ``workers`` or ``timeout`` make no sense, Dask is not installed, or the
             scheduler does not answer.
     """
-    if name not in EXECUTORS and "://" not in name:
-        raise VibronicError(
-            f"unknown executor '{name}'; choose {', '.join(EXECUTORS)} or a Dask address tcp://host:port"
-        )
-    _check(workers)
-    if timeout is not None and not timeout > 0:
-        raise VibronicError(f"the time-out must be a positive number of seconds, not {timeout}")
+    check_place(name, workers, timeout)
     if name == "in-process":
-        if timeout is not None:
-            raise VibronicError("'in-process' cannot stop a calculation; use the executor 'local' for a time-out")
         yield lambda atoms, properties: _here(engine, atoms, properties)
     elif name == "local":
         with processes(workers, _build_early, engine, _start(timeout)) as pool:

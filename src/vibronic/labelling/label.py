@@ -60,6 +60,7 @@ def label(
     retry_failed: bool = False,
     progress: bool = True,
     properties: Sequence[str] | None = None,
+    allow_none: bool = False,
 ) -> LabelReport:
     """Label structures with an engine; what the ledger knows is not computed again.
 
@@ -76,6 +77,7 @@ def label(
         progress: show a progress bar when standard error is a terminal.
         properties: labels by name; None for all that the engine gives unasked (a stress only for three-dimensional
             crystals, a density matrix never).
+        allow_none: return a report without labels where not a single structure could be labelled.
 
     Returns:
         Copies of the structures with a ``SinglePointCalculator`` (energy eV, forces (N, 3) eV/Angstrom, stress (6,)
@@ -84,7 +86,7 @@ def label(
 
     Raises:
         VibronicError: there is no structure; one is unphysical (nothing is computed then); an option makes no sense;
-            the ledger cannot be used; or not a single structure could be labelled.
+            the ledger cannot be used; or not a single structure could be labelled, unless that is allowed.
     """
     start = time.perf_counter()
     engine = named_engine(engine) if isinstance(engine, str) else engine
@@ -118,7 +120,7 @@ def label(
                 labelled.append(_labelled(atoms, engine, outcome))
             else:
                 failures.append((index, outcome.reason))
-    if not labelled:
+    if not labelled and not allow_none:
         reason, count = Counter(reason for _, reason in failures).most_common(1)[0]
         earlier = " (in an earlier run; --retry-failed computes them again)" if reused else ""
         raise VibronicError(

@@ -189,7 +189,7 @@ def intervals(
 def floors(model: Model, spread: Mapping[str, np.ndarray]) -> dict[str, float]:
     """Target -> what adds to its spread in quadrature: the model's misfit, or where it has none its usual spread.
 
-    No label enters, so that intervals calibrated on the same structures stay valid.
+    No label enters; intervals calibrated on the same structures stay valid but for one part in their number.
     """
     return {t: max(model.misfit.get(t) or float(np.sqrt(np.mean(s**2))), 1e-12) for t, s in spread.items()}
 

@@ -150,6 +150,14 @@ class Phonons:
         mass = np.repeat(self.force_constants.supercell.get_masses(), 3)
         self._root = (self.vectors * amplitudes) @ self.vectors.T / np.sqrt(mass)  # z @ _root = displacement
 
+    def potential_energy(self) -> float:
+        """Mean harmonic energy of what is drawn, by the force constants it is drawn from, before any rejection, eV."""
+        mass = np.repeat(self.force_constants.supercell.get_masses(), 3)
+        n = len(mass)
+        dynamical = self.force_constants.array.transpose(0, 2, 1, 3).reshape(n, n) / np.sqrt(np.outer(mass, mass))
+        stiffness = np.einsum("ik,ij,jk->k", self.vectors, dynamical, self.vectors, optimize=True)
+        return float(0.5 * self.amplitudes**2 @ stiffness)
+
     def scaled(self, factor: float) -> Phonons:
         """Another sampler that moves everything ``factor`` times as far."""
         other = copy(self)

@@ -1,7 +1,8 @@
 """A thermal average from labels and a model of them: its value, and what its error is made of.
 
 Three errors are told apart: of sampling (the pool is finite), of the model (its posterior covariance, widened by how wrong it was
-on labels that it had not seen), and of the labels (how far an engine disagrees with itself on the same crystal, moved).
+on labels that it had not seen), and of the labels (how far an engine disagrees with itself on the same crystal, moved). The
+thermal expansion, a difference of labels, adds its own.
 """
 
 from __future__ import annotations
@@ -36,11 +37,12 @@ class Value:
     sampling: float = 0.0
     model: float = 0.0
     label: float = 0.0
+    expanding: float = 0.0
 
     @property
     def half_width(self) -> float:
         """All of them together; they are independent."""
-        return float(np.sqrt(self.sampling**2 + self.model**2 + self.label**2))
+        return float(np.sqrt(self.sampling**2 + self.model**2 + self.label**2 + self.expanding**2))
 
 
 @dataclass
@@ -91,10 +93,11 @@ def fit(
         model.prepare(GraphData(part, model.labels, model.cutoff).batch().to(dtype=model.dtype))
         return model.eval()
 
-    fold = np.random.default_rng(seed).permutation(np.arange(len(frames)) % FOLDS)
+    folds = min(FOLDS, len(frames))
+    fold = np.random.default_rng(seed).permutation(np.arange(len(frames)) % folds)
     unseen, foreseen = np.zeros(len(frames)), np.zeros(len(frames))
     labels = np.array([value_of(a, target) for a in frames])
-    for k in range(FOLDS):
+    for k in range(folds):
         model = fitted([a for a, f in zip(frames, fold, strict=True) if f != k])
         held = [a for a, f in zip(frames, fold, strict=True) if f == k]
         unseen[fold == k] = values_of(model, target, held) - labels[fold == k]
@@ -144,18 +147,20 @@ def unit_of(target: str) -> str:
     return f"{t.unit}/atom" if t.extensive else "GPa" if target == "pressure" else t.unit
 
 
-def average(predictions: np.ndarray, deviations: Tensor, label_error: float, n_labels: int, sampling: float) -> Value:
+def average(
+    predictions: np.ndarray, deviations: Tensor, label: float, sampling: float, expanding: float = 0.0
+) -> Value:
     """The average over a pool.
 
     Args:
         predictions: (n,) of a model.
         deviations: (n, r), widened.
-        label_error: standard deviation of one label.
-        n_labels: how many the model learned from.
+        label: half width by the error of the labels.
         sampling: standard error of the mean of the pool.
+        expanding: half width of what the expansion adds.
     """
     model = float(deviations.mean(0).square().sum().sqrt())
-    return Value(float(predictions.mean()), Z95 * sampling, Z95 * model, Z95 * label_error / max(n_labels, 1) ** 0.5)
+    return Value(float(predictions.mean()), Z95 * sampling, Z95 * model, label, expanding)
 
 
 def difference(a: tuple[np.ndarray, Tensor], b: tuple[np.ndarray, Tensor]) -> Value:
@@ -165,12 +170,26 @@ def difference(a: tuple[np.ndarray, Tensor], b: tuple[np.ndarray, Tensor]) -> Va
     return Value(float(change.mean()), Z95 * float(change.std(ddof=1)) / len(change) ** 0.5, Z95 * model)
 
 
-def direct(labels: Sequence[float], label_error: float) -> Value:
-    """The average of labels alone; Student's interval, since there may be few."""
+def direct(
+    labels: Sequence[float], label: float, pool: int, inefficiency: float = 1.0, expanding: float = 0.0
+) -> Value:
+    """The average of labels alone, drawn at random from a pool; Student's interval, since there may be few.
+
+    Snapshots of dynamics are alike, which the pool has to answer for: the labels tell the mean of the pool to within
+    s^2 (1 - m/n) / m, and the pool that of the dynamics to within s^2 g / n.
+
+    Args:
+        labels: (m,) of some of the pool.
+        label: half width by the error of the labels.
+        pool: n, configurations they were drawn from.
+        inefficiency: g, how many of them count as one; 1 where they are independent.
+        expanding: half width of what the expansion adds.
+    """
     from scipy.stats import t
 
-    n = len(labels)
-    if n < 2:
-        return Value(float(np.mean(labels)) if n else np.nan, np.inf)
-    half = float(t.ppf(0.975, n - 1) * np.std(labels, ddof=1) / np.sqrt(n))
-    return Value(float(np.mean(labels)), half, 0.0, Z95 * label_error / np.sqrt(n))
+    m = len(labels)
+    if m < 2:
+        return Value(float(np.mean(labels)) if m else np.nan, np.inf)
+    variance = np.var(labels, ddof=1) * ((1 - m / pool) / m + inefficiency / pool)
+    half = float(t.ppf(0.975, m - 1) * np.sqrt(variance))
+    return Value(float(np.mean(labels)), half, 0.0, label, expanding)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from vibronic.core.errors import VibronicError
 
-REPEATS = 2
-"""Structures that are labelled twice, the second time moved as a whole, which must not change a label."""
-EXTRA = 1 + REPEATS + 2
+REPEATS = 4
+"""Labels of one configuration, all but the first of it moved as a whole, which must not change a label."""
+EXTRA = 1 + (REPEATS - 1) + 3
 """Most labels of other structures than those of the pools: undisplaced, moved, strained."""
+FEWEST = 8
+"""Labels of one temperature below which an average of labels alone does not stop: it would too often stop by chance."""
+FREE = ("tolerance", "batch", "budget", "pool")
+"""What may change when a run goes on: none of it makes a label worthless."""
 KINDS = ("ridge", "tight-binding")
 """Models that know the covariance of their predictions."""
 FRACTION = 0.25
@@ -38,7 +42,7 @@ class Plan:
         batch: labels between two models.
         budget: most labels.
         pool: configurations of each temperature.
-        expansion: also find the quasi-harmonic expansion.
+        expansion: also find the quasi-harmonic expansion; a pressure has none.
         seed: of everything that is drawn.
     """
 
@@ -78,14 +82,29 @@ class Plan:
             raise VibronicError(
                 f"{self.first} first labels are too few: 8 at least, and two for each of {len(self.temperatures)} temperatures"
             )
-        if self.batch < 1 or self.budget < self.first + EXTRA:
+        if self.method == "md" and (self.statistics != "classical" or self.imaginary != "refuse"):
             raise VibronicError(
-                f"a batch needs at least one label, and the budget must hold the first ones and {EXTRA} of the undisplaced crystal"
+                "dynamics is classical and knows no imaginary modes: leave --statistics quantum and --imaginary out, or use phonons"
+            )
+        first = self.first if self.model else max(self.first, FEWEST * len(self.temperatures))
+        if self.batch < 1 or self.budget < first + EXTRA:
+            raise VibronicError(
+                f"a batch needs at least one label, and the budget must hold the first {first} and {EXTRA} of the undisplaced crystal"
             )
         if self.pool < 20:
             raise VibronicError(f"a pool of {self.pool} configurations for each temperature is too small; 20 at least")
         if min(self.supercell) < 1:
             raise VibronicError(f"the supercell must be three repeats of at least 1, not {self.supercell}")
+
+    @property
+    def bound(self) -> dict[str, Any]:
+        """What a folder is bound to."""
+        return {"study": "thermal-average", **{k: v for k, v in asdict(self).items() if k not in FREE}}
+
+    @property
+    def expands(self) -> bool:
+        """Whether an expansion is looked for: a pressure is that of the given cell, and none at all in one that has expanded."""
+        return self.expansion and self.target != "pressure"
 
     @property
     def kind(self) -> str:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from ase import Atoms
 
 from vibronic.core.errors import VibronicError
+from vibronic.core.folder import content
 from vibronic.core.provenance import write_json
 from vibronic.data.dataset import read_structures, write_structures
 from vibronic.data.sources import crystal as read_crystal
 from vibronic.labelling.engines import engine
+from vibronic.sampling.checks import statistical_inefficiency
 from vibronic.sampling.dynamics import Dynamics
 from vibronic.sampling.expansion import Expansion, expansion
 from vibronic.sampling.harmonic import force_constants, repeat
@@ -34,24 +37,50 @@ def name(temperature: float, part: str = "") -> str:
     return f"{temperature:g} K {part}".strip()
 
 
-def draw(plan: Plan, out: Path, say: Callable[[str], None]) -> tuple[Atoms, Pools, Expansion | None]:
-    """The undisplaced supercell, the pools, and the thermal expansion where there is one; drawn once, then read.
+@dataclass(frozen=True)
+class Drawn:
+    """What is drawn before any label.
+
+    Attributes:
+        reference: the undisplaced supercell.
+        pools: configurations by key.
+        expansion: None where there is none.
+        harmonic: mean harmonic energy per atom (eV) of the pool of each temperature (K), for phonons.
+        inefficiency: how many snapshots of the dynamics at each temperature count as one; 1 for phonons.
+        findings: plain sentences.
+    """
+
+    reference: Atoms
+    pools: Pools
+    expansion: Expansion | None
+    harmonic: dict[float, float]
+    inefficiency: dict[float, float]
+    findings: list[str]
+
+
+def draw(plan: Plan, out: Path, say: Callable[[str], None]) -> Drawn:
+    """Drawn once, then read; drawn anew where a larger pool is wanted, of which the smaller one is the beginning.
 
     Raises:
         VibronicError: the crystal, the engine of the forces, its imaginary modes, or a temperature give no configurations.
     """
     record = out / "pools.json"
-    if not record.exists():
+    found = content(record) if record.exists() else None
+    if found is None or found["pool"] < plan.pool:
         _draw(plan, out, record)
-    content = json.loads(record.read_text())
-    for finding in content["findings"]:
+        found = json.loads(record.read_text())
+    for finding in found["findings"]:
         say(finding)
-    pools = {key: read_structures(out / "pools" / f"{key.replace(' ', '-')}.extxyz") for key in content["pools"]}
-    found = content["expansion"]
-    grown = found and Expansion(
-        tuple(found["temperatures"]), tuple(found["strains"]), found["zero_point"], found["static"]
-    )
-    return read_structures(out / "reference.extxyz")[0], pools, grown or None
+    pools = {
+        key: read_structures(out / "pools" / f"{key.replace(' ', '-')}.extxyz")[: plan.pool] for key in found["pools"]
+    }
+    grown = None
+    if found["expansion"] is not None:
+        fields = found["expansion"]
+        grown = Expansion(**fields | {k: tuple(fields[k]) for k in ("temperatures", "strains")})
+    harmonic, inefficiency = ({float(t): float(v) for t, v in found[k].items()} for k in ("harmonic", "inefficiency"))
+    reference = read_structures(out / "reference.extxyz")[0]
+    return Drawn(reference, pools, grown, harmonic, inefficiency, found["findings"])
 
 
 def _draw(plan: Plan, out: Path, record: Path) -> None:
@@ -70,12 +99,14 @@ def _draw(plan: Plan, out: Path, record: Path) -> None:
         )
     pools: Pools = {}
     found: Expansion | None = None
+    harmonic, inefficiency = {}, dict.fromkeys(plan.temperatures, 1.0)
     if plan.method == "md":
         reference = repeat(atoms, plan.supercell)
         reference.info["parent"] = parent
         for k, t in enumerate(plan.temperatures):
             dynamics = Dynamics(calculator, t, progress=True)
             pools[name(t)] = dynamics.sample(reference, plan.pool, plan.seed + k)
+            inefficiency[t] = statistical_inefficiency([a.get_potential_energy() for a in pools[name(t)]])
         findings.append("Dynamics is classical: it has no zero-point motion.")
     else:
         constants = force_constants(atoms, plan.supercell, calculator)
@@ -99,7 +130,13 @@ def _draw(plan: Plan, out: Path, record: Path) -> None:
                     cap_frequency=sampler.cap_frequency,
                 )
                 pools[name(t, part)] = alike.sample(reference, plan.pool, plan.seed)
-    if plan.expansion:
+                if not part:
+                    harmonic[t] = alike.potential_energy() / len(reference)
+    if plan.expansion and not plan.expands:
+        findings.append(
+            "A pressure is that of the given cell, from the positions of the nuclei: their motion adds its own."
+        )
+    if plan.expands:
         try:
             found = expansion(atoms, plan.supercell, calculator, plan.temperatures, plan.statistics)
         except VibronicError as error:
@@ -109,5 +146,12 @@ def _draw(plan: Plan, out: Path, record: Path) -> None:
     write_structures(out / "reference.extxyz", [reference])
     write_json(
         record,
-        {"findings": findings, "pools": list(pools), "expansion": None if found is None else vars(found)},
+        {
+            "pool": plan.pool,
+            "findings": findings,
+            "pools": list(pools),
+            "expansion": None if found is None else vars(found),
+            "harmonic": harmonic,
+            "inefficiency": inefficiency,
+        },
     )

@@ -8,6 +8,8 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from vibronic.core.folder import finished
 from vibronic.core.provenance import writable
 from vibronic.data.dataset import read_structures
@@ -27,7 +29,7 @@ PARTS = {
 
 def total(row: dict[str, Any]) -> float:
     """The average at the given cell, and what its expansion adds where that is known."""
-    return row["mean"] + (row["expansion"] or 0.0)
+    return row["mean"] + (row["expansion"]["value"] if row["expansion"] else 0.0)
 
 
 def summary(results: dict[str, Any]) -> list[str]:
@@ -37,10 +39,11 @@ def summary(results: dict[str, Any]) -> list[str]:
     for row in results["temperatures"]:
         parts = [f"undisplaced {results['static']:.4g}"]
         parts += [f"{said} {_with_error(**row[key])}" for key, said in PARTS.items() if key in row]
-        parts += [f"expansion {row['expansion']:+.3g}"] if row["expansion"] is not None else []
+        parts += [f"expansion {_with_error(**row['expansion'])}"] if row["expansion"] else []
         lines.append(
             f"{row['temperature']:g} K: {target} {_with_error(total(row), row['half_width'], '')} {unit} "
-            f"(sampling {row['sampling']:.1g}, model {row['model']:.1g}, labels {row['label']:.1g}); {', '.join(parts)}"
+            f"(sampling {row['sampling']:.1g}, model {row['model']:.1g}, labels {np.hypot(row['label'], row['expanding']):.1g}); "
+            f"{', '.join(parts)}"
         )
     most = max(row["labels_without_model"] for row in results["temperatures"])
     sum_of = sum(row["labels_without_model"] for row in results["temperatures"])
@@ -75,16 +78,40 @@ def write(folder: Path) -> Path:
         page.section("The answer")
         for line in summary(results):
             page.text(line[0].upper() + line[1:] + ".")
+        for row in results["ensemble"]:
+            if row["off"]:
+                page.note(row["finding"])
         if results["missing"]:
             page.note(f"The tolerance of {plan['tolerance']:g} {unit} is not met: {results['missing']}.")
         page.figure(_against_temperature(results), _caption(results))
         page.table(
-            ["T (K)", f"value ({unit})", "± 95 %", "sampling", "model", "labels", "expansion"],
             [
-                [r["temperature"], total(r), r["half_width"], r["sampling"], r["model"], r["label"], r["expansion"]]
+                "T (K)",
+                f"value ({unit})",
+                "± 95 %",
+                "sampling",
+                "model",
+                "labels",
+                "labels of the expansion",
+                "expansion",
+            ],
+            [
+                [
+                    *(
+                        r["temperature"],
+                        total(r),
+                        r["half_width"],
+                        r["sampling"],
+                        r["model"],
+                        r["label"],
+                        r["expanding"],
+                    ),
+                    r["expansion"]["value"] if r["expansion"] else None,
+                ]
                 for r in rows
             ],
-            f"Thermal averages. The value holds the expansion where there is one; the undisplaced crystal has {results['static']:.5g}.",
+            f"Thermal averages. The value holds the expansion where there is one, from the lattice of least static energy on; the undisplaced "
+            f"crystal has {results['static']:.5g}.",
         )
         if "zero_point" in rows[0]:
             page.table(
@@ -106,7 +133,7 @@ def write(folder: Path) -> Path:
         page.table(
             ["temperature (K)", f"spread ({unit})", "labels without a model"],
             [[r["temperature"], r["spread"], r["labels_without_model"]] for r in rows],
-            "Labels that an average of labels alone would need for the same tolerance: (1.96 spread / tolerance)².",
+            "Labels that an average of labels alone would need for the same tolerance: (1.96 spread / tolerance)², of independent configurations.",
         )
         if results["unseen_mae"] is not None:
             page.text(
@@ -115,10 +142,11 @@ def write(folder: Path) -> Path:
             )
         page.crystal(read_structures(folder / "labelled.extxyz")[0], "The first configuration that was labelled.")
         page.section("What was done")
-        page.text("\n".join(f"- {finding}" for finding in json.loads((folder / "pools.json").read_text())["findings"]))
+        drawn = json.loads((folder / "pools.json").read_text())["findings"]
+        page.text("\n".join(f"- {finding}" for finding in [*drawn, *results["findings"]]))
         page.text(
-            f"A pool of {plan['pool']} configurations of each temperature is averaged over. Label error: how far "
-            f"the engine disagrees with itself on a crystal that is moved as a whole, {results['label_error']:.2g} {unit}; that of its "
+            f"A pool of {plan['pool']} configurations of each temperature is averaged over. Label error: how far the engine disagrees with "
+            f"itself on a crystal that is moved as a whole, {results['label_error']:.2g} {unit} in a single label (half width of 95 %); that of its "
             "physics (the functional, the potential) is not in it, nor that of the forces behind the vibrations."
         )
         record = folder / "run.json"
@@ -131,13 +159,23 @@ def _table(path: Path, results: dict[str, Any]) -> None:
     unit, target = results["unit"], results["plan"]["target"]
     with writable(path) as temporary, temporary.open("w", newline="") as file:
         rows = csv.writer(file)
-        names = [target, f"{target}_low", f"{target}_high", "sampling", "model", "label", "undisplaced", "expansion"]
+        names = [
+            target,
+            f"{target}_low",
+            f"{target}_high",
+            "sampling",
+            "model",
+            "label",
+            "expanding",
+            "undisplaced",
+            "expansion",
+        ]
         rows.writerow(["temperature [K]", *(f"{n} [{unit}]" for n in [*names, *PARTS])])
         for row in results["temperatures"]:
             value, half = total(row), row["half_width"]
-            numbers = [value, value - half, value + half, row["sampling"], row["model"], row["label"]]
+            numbers = [value, value - half, value + half, row["sampling"], row["model"], row["label"], row["expanding"]]
             parts = [row[p]["value"] if p in row else None for p in PARTS]
-            cells = [*numbers, results["static"], row["expansion"], *parts]
+            cells = [*numbers, results["static"], row["expansion"] and row["expansion"]["value"], *parts]
             rows.writerow([f"{row['temperature']:g}", *("" if c is None else f"{c:.6g}" for c in cells)])
 
 

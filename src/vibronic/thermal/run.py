@@ -1,13 +1,14 @@
 """From a crystal to a property at several temperatures: draw, label, learn, choose, until the error is small enough.
 
-Everything that is drawn follows from the seed, and every label is in the ledger, so the same command goes on wherever it was
-stopped: it walks the same way and finds the labels there.
+Everything that is drawn follows from the seed, every label is in the ledger, and which labels were asked for is written down before
+they are computed. So the same command goes on wherever it was stopped, and one with another tolerance, budget, batch or pool
+goes on from the labels that there are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,79 +17,48 @@ import torch
 from ase import Atoms
 
 from vibronic.core.errors import VibronicError
-from vibronic.core.folder import bind
+from vibronic.core.folder import bind, check_plan, content
 from vibronic.core.provenance import write_json
 from vibronic.core.targets import target as named_target
 from vibronic.data.dataset import describe, label_of, write_structures
 from vibronic.labelling.engines import Engine, engine
-from vibronic.labelling.label import label
+from vibronic.labelling.executors import check_place
 from vibronic.learning import store
 from vibronic.sampling.checks import standard_error
-from vibronic.sampling.disorder import strain
-from vibronic.sampling.expansion import Expansion
 from vibronic.thermal import average, choice
 from vibronic.thermal.average import Z95, Surrogate, Value
-from vibronic.thermal.plan import FRACTION, REPEATS, Plan
-from vibronic.thermal.pools import OTHER, ZERO_POINT, Pools, draw, name
+from vibronic.thermal.labels import Labels, Undisplaced, undisplaced
+from vibronic.thermal.plan import FEWEST, FRACTION, Plan
+from vibronic.thermal.pools import OTHER, ZERO_POINT, Drawn, Pools, draw, name
 
 RANDOM_ORDERS = 5
+SUSPICIOUS = 0.5
+"""Share by which the labelled energy of what was drawn may be off its harmonic one."""
+Say = Callable[[str], None]
 
 
-@dataclass
-class Labels:
-    """Labels of some structures under one engine, through the ledger.
+class Walk:
+    """Which labels were asked for, round after round, in ``rounds.json``; places count from 0 at every temperature."""
 
-    Attributes:
-        known: structure's place among the candidates -> the labelled structure.
-        failed: places whose label could not be had.
-        order: places in the order in which they were labelled.
-        extra: labels of other structures (undisplaced, strained, moved): they count as well.
-    """
+    def __init__(self, path: Path, pool: int) -> None:
+        self.path, self.pool = path, pool
+        self.rounds: list[dict[str, Any]] = (content(path) if path.exists() else None) or []  # type: ignore[assignment]
 
-    engine: Engine
-    ledger: Path
-    options: dict[str, Any]
-    target: str
-    known: dict[int, Atoms] = field(default_factory=dict)
-    failed: set[int] = field(default_factory=set)
-    order: list[int] = field(default_factory=list)
-    extra: int = 0
+    def places(self, n: int, wanted: Sequence[int]) -> list[int]:
+        """The places of round ``n``: those written down, or else those that are ``wanted`` now, which are written down first."""
+        if n == len(self.rounds):
+            self.rounds.append({"asked": [divmod(int(k), self.pool) for k in wanted]})
+            write_json(self.path, self.rounds)
+        return [t * self.pool + k for t, k in self.rounds[n]["asked"]]
 
-    def ask(self, frames: Sequence[Atoms]) -> list[Atoms | None]:
-        """Labelled copies, None where the engine failed.
+    def learned(self, n: int) -> bool:
+        """Whether there is a round after ``n``, so that nothing is to be decided in it."""
+        return n + 1 < len(self.rounds) and "mean" in self.rounds[n]
 
-        Raises:
-            VibronicError: none of them can be labelled, or the engine does not give the target.
-        """
-        report = label(frames, self.engine, self.ledger, **self.options)
-        lost = {index for index, _ in report.failures}
-        labelled = iter(report.labelled)
-        found = [None if k in lost else next(labelled) for k in range(len(frames))]
-        for atoms in found:
-            if atoms is not None and label_of(atoms, self.target) is None:
-                raise VibronicError(
-                    f"the engine '{self.engine.name}' does not give '{self.target}'; choose another --target or --engine"
-                )
-        return found
-
-    def add(self, places: Sequence[int], candidates: Sequence[Atoms]) -> None:
-        """Label candidates."""
-        if not places:
-            return
-        for place, atoms in zip(places, self.ask([candidates[k] for k in places]), strict=True):
-            if atoms is None:
-                self.failed.add(place)
-            else:
-                self.known[place] = atoms
-                self.order.append(place)
-
-    @property
-    def count(self) -> int:
-        """Labels that were computed, of whatever structure."""
-        return len(self.order) + self.extra
-
-    def frames(self) -> list[Atoms]:
-        return [self.known[k] for k in self.order]
+    def note(self, n: int, found: dict[str, Any]) -> None:
+        """What round ``n`` has found."""
+        self.rounds[n] |= found
+        write_json(self.path, self.rounds)
 
 
 def run(
@@ -97,7 +67,8 @@ def run(
     executor: str = "local",
     workers: int = 1,
     timeout: float | None = None,
-    say: Callable[[str], None] = print,
+    say: Say = print,
+    retry_failed: bool = False,
 ) -> dict[str, Any]:
     """Carry the plan out in the folder ``out`` and return its results (also in ``results.json``).
 
@@ -105,6 +76,77 @@ def run(
         VibronicError: the folder holds another plan; crystal, engines or labels cannot be had.
     """
     out = Path(out)
+    labelling = _checked(plan)
+    check_place(executor, workers, timeout)
+    check_plan(out, plan.bound)
+    drawn = draw(plan, out, say)
+    bind(out, plan.bound)  # only now: a plan that cannot be drawn binds nothing
+    options = {"executor": executor, "workers": workers, "timeout": timeout, "retry_failed": retry_failed}
+    labels = Labels(labelling, out / "ledger.sqlite", options, plan.target)
+    candidates = [atoms for t in plan.temperatures for atoms in drawn.pools[name(t)][: plan.pool]]
+    where = np.repeat(np.arange(len(plan.temperatures)), plan.pool)
+    turn = _turns(plan)
+    rng = np.random.default_rng(plan.seed)
+    still = undisplaced(plan, drawn.reference, drawn.expansion, labels, candidates[int(turn.argmin())], rng.random)
+    for finding in still.findings:
+        say(finding)
+    say(f"undisplaced: {plan.target} {still.static:.5g}; a label repeats itself to {still.error:.2g}")
+    walk = Walk(out / "rounds.json", plan.pool)
+    surrogate, parts = None, {}
+    if plan.model is None:
+        values = _directly(plan, labels, candidates, where, turn, still, drawn, walk, say)
+    else:
+        values, surrogate = _with_model(plan, labels, candidates, where, turn, still, walk, say)
+        parts = _parts(plan, drawn.pools, surrogate, still)
+        store.save(surrogate.model, out / "model", store.Card(data=describe(labels.frames())))
+    ensemble = _ensemble(plan, labels, walk, still.atoms, drawn)
+    findings = [*still.findings, *(e["finding"] for e in ensemble)]
+    for line in findings[len(still.findings) :]:
+        say(line)
+    write_structures(out / "labelled.extxyz", labels.frames())
+    results: dict[str, Any] = {
+        "plan": asdict(plan),
+        "kind": None if surrogate is None else plan.kind,
+        "unit": average.unit_of(plan.target),
+        "static": still.static,
+        "label_error": still.error,
+        "cell": still.cell and dict(zip(("strain", "value", "half_width"), still.cell, strict=True)),
+        "findings": findings,
+        "ensemble": ensemble,
+        "temperatures": [
+            {
+                "temperature": t,
+                **asdict(value),
+                "half_width": value.half_width,
+                "spread": _spread(labels, where, k, drawn.pools[name(t)], surrogate),
+                "expansion": _pair(still.expansion.get(t)),
+                **parts.get(t, {}),
+            }
+            for k, (t, value) in enumerate(zip(plan.temperatures, values, strict=True))
+        ],
+        "expansion": None if drawn.expansion is None else asdict(drawn.expansion),
+        "rounds": [{k: v for k, v in r.items() if k not in ("asked", "foreseen")} for r in walk.rounds],
+        "labels": labels.count,
+        "failed": len(labels.failed),
+        "reached": bool(max(v.half_width for v in values) <= plan.tolerance),
+        "unseen_mae": None if surrogate is None else float(np.abs(surrogate.unseen).mean()),
+        "widening": None if surrogate is None else surrogate.widening,
+        "foreseen": walk.rounds[0].get("foreseen") if plan.model is not None else None,
+    }
+    for row in results["temperatures"]:
+        # What as many labels would need if they were averaged: 1.96 s / sqrt(n) = tolerance.
+        row["labels_without_model"] = max(FEWEST, int(np.ceil((Z95 * row["spread"] / plan.tolerance) ** 2)))
+    results["missing"] = _missing(plan, results)
+    write_json(out / "results.json", results)
+    return results
+
+
+def _checked(plan: Plan) -> Engine:
+    """The engine of the labels, once it is known that it gives the target and that a model learns it.
+
+    Raises:
+        VibronicError: it does not.
+    """
     labelling = engine(plan.engine, **plan.settings)
     if labelling.name == "files":
         raise VibronicError("a thermal average computes labels as it needs them: choose another --engine than 'files'")
@@ -114,94 +156,27 @@ def run(
         )
     if named_target(plan.target).shape:
         raise VibronicError(f"a thermal average is of one number, not of {plan.target}; energy or pressure are such")
-    bind(out, {"study": "thermal-average", **asdict(plan)})
-    reference, pools, grown = draw(plan, out, say)
-    options = {"executor": executor, "workers": workers, "timeout": timeout}
-    labels = Labels(labelling, out / "ledger.sqlite", options, plan.target)
-    candidates = [atoms for t in plan.temperatures for atoms in pools[name(t)]]
-    where = np.repeat(np.arange(len(plan.temperatures)), plan.pool)
-    rng = np.random.default_rng(plan.seed)
-    static, strained, label_error = _undisplaced(plan, reference, grown, labels, candidates[0], rng)
-    say(f"undisplaced: {plan.target} {static:.5g}; a label repeats itself to {label_error:.2g}")
-    if plan.model is None:
-        rounds, values = _directly(plan, labels, candidates, where, label_error, rng, say, out)
-        surrogate, parts = None, {}
-    else:
-        rounds, values, surrogate, foreseen = _with_model(
-            plan, labels, candidates, where, pools, label_error, rng, say, out
-        )
-        parts = _parts(plan, pools, surrogate, static)
-        store.save(surrogate.model, out / "model", store.Card(data=describe(labels.frames())))
-    write_structures(out / "labelled.extxyz", labels.frames())
-    results: dict[str, Any] = {
-        "plan": asdict(plan),
-        "kind": None if surrogate is None else plan.kind,
-        "unit": average.unit_of(plan.target),
-        "static": static,
-        "label_error": label_error,
-        "temperatures": [
-            {
-                "temperature": t,
-                **asdict(value),
-                "half_width": value.half_width,
-                "spread": _spread(labels, where, k, pools[name(t)], surrogate),
-                "expansion": strained.get(t),
-                **parts.get(t, {}),
-            }
-            for k, (t, value) in enumerate(zip(plan.temperatures, values, strict=True))
-        ],
-        "expansion": None if grown is None else asdict(grown),
-        "rounds": rounds,
-        "labels": labels.count,
-        "failed": len(labels.failed),
-        "reached": bool(max(v.half_width for v in values) <= plan.tolerance),
-        "unseen_mae": None if surrogate is None else float(np.abs(surrogate.unseen).mean()),
-        "widening": None if surrogate is None else surrogate.widening,
-        "foreseen": foreseen if plan.model is not None else None,
-    }
-    for row in results["temperatures"]:
-        # What as many labels would need if they were averaged: 1.96 s / sqrt(n) = tolerance.
-        row["labels_without_model"] = int(np.ceil((Z95 * row["spread"] / plan.tolerance) ** 2))
-    results["missing"] = _missing(plan, results)
-    write_json(out / "results.json", results)
-    return results
+    if plan.model is not None:
+        store.build(plan.kind, targets=[plan.target], **_settings(plan, labelling))
+    return labelling
 
 
-def _undisplaced(
-    plan: Plan,
-    reference: Atoms,
-    grown: Expansion | None,
-    labels: Labels,
-    example: Atoms,
-    rng: np.random.Generator,
-) -> tuple[float, dict[float, float], float]:
-    """Label of the undisplaced crystal; what its expansion adds, by temperature; and how far a label repeats itself."""
-    moved = []
-    for _ in range(REPEATS):
-        atoms = example.copy()
-        atoms.positions += rng.uniform(-1, 1, 3)
-        moved.append(atoms)
-    frames = [reference, *moved]
-    widths: list[float] = []
-    if grown is not None:
-        widest = max((*grown.strains, grown.zero_point), key=abs) or 1e-3
-        widths = [widest, widest / 2]
-        frames += [strain(reference, w) for w in widths]
-    found = labels.ask(frames)
-    labels.extra = len(frames)
-    if found[0] is None:
-        raise VibronicError(f"the engine '{plan.engine}' cannot label the undisplaced crystal; see 'vibronic doctor'")
-    static = average.value_of(found[0], plan.target)
-    repeated = [average.value_of(a, plan.target) for a in found[1 : 1 + REPEATS] if a is not None]
-    error = float(np.std(repeated, ddof=1)) if len(repeated) > 1 else 0.0
-    strained: dict[float, float] = {}
-    at = [a for a in found[1 + REPEATS :] if a is not None]
-    if grown is not None and len(at) == len(widths):
-        shifts = [average.value_of(a, plan.target) - static for a in at]
-        # A parabola through the unstrained crystal and both strained ones.
-        slope, curve = np.linalg.solve([[w, w**2] for w in widths], shifts)
-        strained = {t: float(slope * s + curve * s**2) for t, s in zip(grown.temperatures, grown.strains, strict=True)}
-    return static, strained, error
+def _settings(plan: Plan, labelling: Engine) -> dict[str, Any]:
+    """Of the model: a Hamiltonian has the k points of its labels."""
+    mesh = labelling.settings.get("kpts")
+    return {"mesh": mesh} if plan.kind == "tight-binding" and mesh is not None else {}
+
+
+def _turns(plan: Plan) -> np.ndarray:
+    """(candidates,) the order in which configurations are labelled at random, which a larger pool does not change.
+
+    Those of phonons are independent, so they come one after the other; snapshots of dynamics are dealt out.
+    """
+    if plan.method == "phonons":
+        return np.tile(np.arange(plan.pool, dtype=float), len(plan.temperatures))
+    return np.concatenate(
+        [np.random.default_rng([plan.seed, k]).random(plan.pool) for k in range(len(plan.temperatures))]
+    )
 
 
 def _with_model(
@@ -209,51 +184,65 @@ def _with_model(
     labels: Labels,
     candidates: list[Atoms],
     where: np.ndarray,
-    pools: Pools,
-    label_error: float,
-    rng: np.random.Generator,
-    say: Callable[[str], None],
-    out: Path,
-) -> tuple[list[dict[str, Any]], list[Value], Surrogate, dict[str, Any]]:
+    turn: np.ndarray,
+    still: Undisplaced,
+    walk: Walk,
+    say: Say,
+) -> tuple[list[Value], Surrogate]:
     """Label, learn and choose until every interval is as narrow as wanted, or the budget is spent."""
-    rounds: list[dict[str, Any]] = []
-    foreseen: dict[str, Any] = {}
-    first = [int(k) for t in range(len(plan.temperatures)) for k in _drawn(where, t, plan, rng)]
-    labels.add(first[: plan.first], candidates)
+    each = [
+        plan.first // len(plan.temperatures) + (k < plan.first % len(plan.temperatures)) for k in range(where[-1] + 1)
+    ]
+    wanted = [int(p) for k, n in enumerate(each) for p in _in_turn(np.flatnonzero(where == k), turn)[:n]]
+    # The undisplaced crystal tells the ridge where zero is; there, levels are degenerate and a Hamiltonian has no derivatives.
+    more = [still.atoms] if plan.kind == "ridge" else []
+    settings = _settings(plan, labels.engine)
+    n = 0
     while True:
-        surrogate = average.fit(plan.kind, plan.target, labels.frames(), seed=plan.seed)
-        predicted = surrogate.predictions(candidates)
-        deviations = surrogate.deviations(candidates)
+        labels.add(walk.places(n, wanted), candidates)
+        if walk.learned(n):
+            n += 1
+            continue
+        if len(labels.order) < 5:
+            raise VibronicError(f"{len(labels.order)} labels are too few to learn from; {labels.why()}")
+        surrogate = average.fit(plan.kind, plan.target, [*labels.frames(), *more], settings, seed=plan.seed)
+        predicted, deviations = surrogate.predictions(candidates), surrogate.deviations(candidates)
         values = [
             average.average(
                 predicted[where == k],
                 deviations[where == k],
-                label_error,
-                len(labels.order),
+                still.error / len(labels.order) ** 0.5,
                 standard_error(predicted[where == k], correlated=plan.method == "md"),
+                still.expansion.get(t, (0.0, 0.0))[1],
             )
-            for k in range(len(plan.temperatures))
+            for k, t in enumerate(plan.temperatures)
         ]
-        rounds.append(_round(plan, labels, values, surrogate))
-        write_json(out / "rounds.json", rounds)
+        walk.note(n, _round(labels, values, surrogate))
         say(_told(plan, labels, values))
         goals = torch.stack([deviations[where == k].mean(0) for k in range(len(plan.temperatures))])
-        rest = [max(plan.tolerance**2 - v.sampling**2 - v.label**2, (0.3 * plan.tolerance) ** 2) for v in values]
-        limits = torch.tensor([r / Z95**2 for r in rest], dtype=torch.float64)
+        rest = [
+            max(plan.tolerance**2 - v.half_width**2 + v.model**2, (0.3 * plan.tolerance) ** 2) / Z95**2 for v in values
+        ]
+        limits = torch.tensor(rest, dtype=torch.float64)
         taken = [*labels.known, *labels.failed]
-        if not foreseen:
-            foreseen = _foreseen(plan, surrogate, deviations, goals, limits, taken, where, rng)
+        if n == 0:
+            walk.note(0, {"foreseen": _foreseen(plan, surrogate, deviations, goals, limits, taken)})
         left = plan.budget - labels.count
         if max(v.half_width for v in values) <= plan.tolerance or left < 1 or len(taken) == len(candidates):
-            return rounds, values, surrogate, foreseen
+            return values, surrogate
         if (choice.variances(goals) <= limits).all():
-            return rounds, values, surrogate, foreseen  # what is missing is not labels
-        n = min(plan.batch, left)
-        at_random = round(FRACTION * n)
-        chosen = choice.choose(deviations, goals, surrogate.noise, n - at_random, limits, taken)
-        free = np.setdiff1d(np.arange(len(candidates)), [*taken, *chosen])
-        chosen += [int(k) for k in rng.permutation(free)[:at_random]]
-        labels.add(chosen, candidates)
+            return values, surrogate  # what is missing is not labels
+        size = min(plan.batch, left)
+        at_random = round(FRACTION * size)
+        wanted = choice.choose(deviations, goals, surrogate.noise, size - at_random, limits, taken)
+        free = np.setdiff1d(np.arange(len(candidates)), [*taken, *wanted])
+        wanted += _in_turn(free, turn)[:at_random]
+        n += 1
+
+
+def _in_turn(places: np.ndarray, turn: np.ndarray) -> list[int]:
+    """Places in the order in which they are labelled at random."""
+    return [int(k) for k in places[np.argsort(turn[places], kind="stable")]]
 
 
 def _foreseen(
@@ -263,15 +252,14 @@ def _foreseen(
     goals: torch.Tensor,
     limits: torch.Tensor,
     taken: list[int],
-    where: np.ndarray,
-    rng: np.random.Generator,
 ) -> dict[str, Any]:
-    """What the first model expects of chosen and of random labels: standard deviation of the averages after each of them."""
-    n = min(plan.budget - len(taken), int((len(where) - len(taken)) / 2), 150)
+    """What the first model expects of chosen and of random labels: half widths of the averages after each of them."""
+    count = len(deviations)
+    n = min(plan.budget - len(taken), int((count - len(taken)) / 2), 150)
     if n < 1:
         return {}
     chosen = choice.choose(deviations, goals, surrogate.noise, n, torch.zeros_like(limits) + 1e-30, taken)
-    free = np.setdiff1d(np.arange(len(where)), taken)
+    free, rng = np.setdiff1d(np.arange(count), taken), np.random.default_rng(plan.seed)
     curves = [
         choice.foreseen(deviations, goals, surrogate.noise, [int(k) for k in rng.permutation(free)[:n]])
         for _ in range(RANDOM_ORDERS)
@@ -288,41 +276,76 @@ def _directly(
     labels: Labels,
     candidates: list[Atoms],
     where: np.ndarray,
-    label_error: float,
-    rng: np.random.Generator,
-    say: Callable[[str], None],
-    out: Path,
-) -> tuple[list[dict[str, Any]], list[Value]]:
+    turn: np.ndarray,
+    still: Undisplaced,
+    drawn: Drawn,
+    walk: Walk,
+    say: Say,
+) -> list[Value]:
     """Average labels of configurations drawn at random, more of them where the interval is widest."""
-    orders = [list(rng.permutation(np.flatnonzero(where == k))) for k in range(len(plan.temperatures))]
-    rounds: list[dict[str, Any]] = []
-    each = max(2, plan.first // len(plan.temperatures))
-    wanted = [each] * len(orders)
+    orders = [_in_turn(np.flatnonzero(where == k), turn) for k in range(len(plan.temperatures))]
+    each = max(FEWEST, plan.first // len(plan.temperatures))
+    wanted = [p for order in orders for p in order[:each]]
+    n = 0
     while True:
-        places = [int(p) for order, n in zip(orders, wanted, strict=True) for p in order[:n]]
-        labels.add([p for p in places if p not in labels.known and p not in labels.failed], candidates)
+        labels.add(walk.places(n, wanted), candidates)
+        if walk.learned(n):
+            n += 1
+            continue
         values = []
-        for k in range(len(orders)):
+        for k, t in enumerate(plan.temperatures):
             mine = [average.value_of(labels.known[p], plan.target) for p in labels.order if where[p] == k]
-            values.append(average.direct(mine, label_error))
-        rounds.append(_round(plan, labels, values, None))
-        write_json(out / "rounds.json", rounds)
+            error = still.error / max(1, len(mine)) ** 0.5
+            wider = still.expansion.get(t, (0.0, 0.0))[1]
+            values.append(average.direct(mine, error, plan.pool, drawn.inefficiency[t], wider))
+        walk.note(n, _round(labels, values, None))
         say(_told(plan, labels, values))
         left = plan.budget - labels.count
-        open_ = [k for k, v in enumerate(values) if v.half_width > plan.tolerance and wanted[k] < len(orders[k])]
+        rest = [[p for p in order if p not in labels.known and p not in labels.failed] for order in orders]
+        open_ = [k for k, v in enumerate(values) if v.half_width > plan.tolerance and rest[k]]
         if not open_ or left < 1:
-            return rounds, values
-        for n in range(min(plan.batch, left)):
-            wanted[open_[n % len(open_)]] += 1
+            return values
+        wanted = []
+        while len(wanted) < min(plan.batch, left) and any(rest[k] for k in open_):
+            wanted += [rest[k].pop(0) for k in open_ if rest[k]]
+        wanted = wanted[: min(plan.batch, left)]
+        n += 1
 
 
-def _drawn(where: np.ndarray, t: int, plan: Plan, rng: np.random.Generator) -> np.ndarray:
-    """The first labels of one temperature; the earlier ones get one more where they cannot be shared out evenly."""
-    each, more = divmod(plan.first, len(plan.temperatures))
-    return rng.permutation(np.flatnonzero(where == t))[: each + (t < more)]
+def _ensemble(plan: Plan, labels: Labels, walk: Walk, undisplaced: Atoms, drawn: Drawn) -> list[dict[str, Any]]:
+    """How far above the undisplaced crystal the labels put what was drawn at random, and where its own phonons put it.
+
+    Effective or capped force constants draw what the labelling engine may find far too costly to be visited, and an average
+    over that is not one of the crystal.
+    """
+    base = label_of(undisplaced, "energy")
+    found = []
+    for k, t in enumerate(plan.temperatures):
+        asked = [i * plan.pool + j for i, j in walk.rounds[0]["asked"] if i == k]
+        energies = [label_of(labels.known[p], "energy") for p in asked if p in labels.known]
+        if base is None or len(energies) < 2 or t not in drawn.harmonic or any(e is None for e in energies):
+            continue
+        n = len(undisplaced)
+        above = 1e3 * (np.array(energies, dtype=float) - float(np.asarray(base))) / n
+        error, harmonic = float(above.std(ddof=1) / len(above) ** 0.5), 1e3 * drawn.harmonic[t]
+        mean = float(above.mean())
+        off = abs(mean - harmonic) > SUSPICIOUS * abs(harmonic) + 2 * error
+        finding = (
+            f"At {t:g} K what was drawn lies {mean:.1f} +/- {error:.1f} meV/atom above the undisplaced crystal by '{plan.engine}', and "
+            f"{harmonic:.1f} by the phonons it was drawn from."
+        )
+        if off:
+            finding += " These are not the configurations that the crystal visits: the average is not to be trusted; try --method md."
+        row = {"temperature": t, "labelled": mean, "error": error, "harmonic": harmonic, "off": bool(off)}
+        found.append({**row, "unit": "meV/atom", "finding": finding})
+    return found
 
 
-def _parts(plan: Plan, pools: Pools, surrogate: Surrogate, static: float) -> dict[float, dict[str, Any]]:
+def _pair(value: tuple[float, float] | None) -> dict[str, float] | None:
+    return None if value is None else {"value": value[0], "half_width": value[1]}
+
+
+def _parts(plan: Plan, pools: Pools, surrogate: Surrogate, still: Undisplaced) -> dict[float, dict[str, Any]]:
     """What the average at each temperature is made of, where there are phonons."""
     if plan.method == "md":
         return {}
@@ -333,9 +356,9 @@ def _parts(plan: Plan, pools: Pools, surrogate: Surrogate, static: float) -> dic
             for key in (name(t), name(t, ZERO_POINT), name(t, OTHER))
         )
         quantum, classical = (here, other) if plan.statistics == "quantum" else (other, here)
-        zero = average.average(*cold, 0.0, 1, standard_error(cold[0], correlated=False))
+        zero = average.average(*cold, still.error, standard_error(cold[0], correlated=False))
         found[t] = {
-            "zero_point": {"value": zero.mean - static, "half_width": zero.half_width},
+            "zero_point": {"value": zero.mean - still.static, "half_width": zero.half_width},
             "thermal": _plain(average.difference(quantum, cold)),
             "quantum_less_classical": _plain(average.difference(quantum, classical)),
         }
@@ -354,7 +377,7 @@ def _spread(labels: Labels, where: np.ndarray, k: int, pool: list[Atoms], surrog
     return float(np.hypot(surrogate.predictions(pool).std(ddof=1), average.misfit_of(surrogate.model, labels.target)))
 
 
-def _round(plan: Plan, labels: Labels, values: list[Value], surrogate: Surrogate | None) -> dict[str, Any]:
+def _round(labels: Labels, values: list[Value], surrogate: Surrogate | None) -> dict[str, Any]:
     return {
         "labels": labels.count,
         "mean": [v.mean for v in values],
@@ -376,17 +399,21 @@ def _missing(plan: Plan, results: dict[str, Any]) -> str:
     if results["reached"]:
         return ""
     worst = max(results["temperatures"], key=lambda row: row["half_width"])
-    parts = {p: worst[p] for p in ("sampling", "model", "label")}
+    parts = {p: worst[p] for p in ("sampling", "model", "label", "expanding")}
     largest = max(parts, key=lambda p: parts[p])
     half = f"the interval at {worst['temperature']:g} K is +/- {worst['half_width']:.3g} {results['unit']}"
     if plan.model is None:
         more = int(np.ceil((Z95 * worst["spread"] / plan.tolerance) ** 2))
+        if more > plan.pool:
+            return f"{half}: about {more} labels at this temperature would meet the tolerance; raise --pool and --budget, or use a model"
         return (
             f"{half}: about {more} labels at this temperature would meet the tolerance; raise --budget, or use a model"
         )
     if largest == "sampling":
         more = int(np.ceil(plan.pool * (parts["sampling"] / (0.5 * plan.tolerance)) ** 2))
         return f"{half}, most of it of sampling: draw a larger pool (--pool {more}); it costs no labels"
+    if largest == "expanding":
+        return f"{half}, most of it of the labels of strained crystals: converge the engine better (--settings), or --no-expansion true"
     if largest == "label":
         return f"{half}, most of it of the labels themselves: converge the engine better (--settings), or allow a wider one"
-    return f"{half}, most of it of the model after {results['labels']} labels: raise --budget {plan.budget}"
+    return f"{half}, most of it of the model after {results['labels']} labels: raise --budget to {2 * plan.budget}, say"

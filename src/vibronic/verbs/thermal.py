@@ -20,7 +20,7 @@ def thermal(
     forces: str = "sevennet",
     forces_settings: dict[str, Setting] | None = None,
     method: Literal["phonons", "md"] = "phonons",
-    statistics: Literal["quantum", "classical"] = "quantum",
+    statistics: Literal["quantum", "classical"] | None = None,
     imaginary: Literal["refuse", "freeze", "effective", "sscha", "cap"] = "refuse",
     supercell: tuple[int, int, int] = (2, 2, 2),
     relax: bool = False,
@@ -34,6 +34,7 @@ def thermal(
     executor: str = "local",
     workers: int = 1,
     timeout: float | None = None,
+    retry_failed: bool = False,
     out: Path = Path("vibronic-thermal"),
     seed: int = 0,
 ) -> Path:
@@ -45,7 +46,7 @@ def thermal(
 
     Configurations are drawn from lattice vibrations; some are labelled, a model learns from them and says which label would make
     the average more certain than any other; that is computed next, until the error bar is narrow enough. A killed run
-    goes on with the same command.
+    goes on with the same command, and a finished one with another tolerance, budget, batch or pool from the labels it has.
 
     Args:
         crystal: CIF, POSCAR, ... or a name (see 'vibronic data').
@@ -57,7 +58,8 @@ def thermal(
         forces: engine of the vibrations.
         forces_settings: of that engine.
         method: phonons, or md (classical).
-        statistics: of the nuclei: quantum (with zero-point motion) or classical.
+        statistics: of the nuclei: quantum (with zero-point motion) or classical; quantum for phonons, classical for md, where none is
+            given.
         imaginary: what to do about imaginary modes (see 'vibronic sample').
         supercell: repeats of the cell.
         relax: relax atoms and cell with the engine of the forces first, keeping the symmetry.
@@ -67,10 +69,11 @@ def thermal(
         batch: labels between two models, a quarter of them at random.
         budget: most labels.
         pool: configurations of each temperature that the average is over.
-        no_expansion: leave the quasi-harmonic expansion out.
+        no_expansion: leave the quasi-harmonic expansion out; a pressure has none.
         executor: in-process, local (processes), dask, or the address of a Dask scheduler.
         workers: processes that label, one thread each.
         timeout: seconds per label.
+        retry_failed: try configurations again that could not be labelled.
         out: folder for everything, the report included.
         seed: of everything that is drawn.
 
@@ -90,7 +93,7 @@ def thermal(
         forces=forces,
         forces_settings=forces_settings or {},
         method=method,
-        statistics="classical" if method == "md" else statistics,
+        statistics=statistics or ("classical" if method == "md" else "quantum"),
         imaginary=imaginary,
         supercell=supercell,
         relax=relax,
@@ -103,7 +106,7 @@ def thermal(
         seed=seed,
     )
     with run_record(out, "thermal", asdict(plan), seed, reads=[crystal]) as record:
-        results = run.run(plan, out, executor, workers, timeout, say)
+        results = run.run(plan, out, executor, workers, timeout, say, retry_failed)
         record |= {"labels": results["labels"], "reached": results["reached"]}
     for line in report.summary(results):
         say(line)

@@ -1,0 +1,190 @@
+"""The labels of a run: of configurations of the pools, and of the undisplaced, moved and strained crystal."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+
+from vibronic.core.errors import VibronicError
+from vibronic.data.dataset import label_of
+from vibronic.labelling.engines import Engine
+from vibronic.labelling.label import label
+from vibronic.sampling.disorder import strain
+from vibronic.sampling.expansion import Expansion
+from vibronic.thermal.average import value_of
+from vibronic.thermal.plan import REPEATS, Plan
+
+MOST_FAILURES = 5
+"""Configurations that may fail before the engine has to succeed more often than not."""
+OFF = 0.002
+"""Strain of a cell that is not that of least static energy, above which it is said."""
+
+
+@dataclass
+class Labels:
+    """Labels of some structures under one engine, through the ledger.
+
+    Attributes:
+        known: structure's place among the candidates -> the labelled structure.
+        failed: places whose label could not be had.
+        order: places in the order in which they were labelled.
+        extra: labels of other structures (undisplaced, strained, moved): they count as well.
+        reasons: of failures.
+    """
+
+    engine: Engine
+    ledger: Path
+    options: dict[str, Any]
+    target: str
+    known: dict[int, Atoms] = field(default_factory=dict)
+    failed: set[int] = field(default_factory=set)
+    order: list[int] = field(default_factory=list)
+    extra: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+
+    def ask(self, frames: Sequence[Atoms]) -> list[Atoms | None]:
+        """Labelled copies, None where the engine failed.
+
+        Raises:
+            VibronicError: the engine does not give the target.
+        """
+        report = label(frames, self.engine, self.ledger, allow_none=True, **self.options)
+        self.reasons.update(reason for _, reason in report.failures)
+        lost = {index for index, _ in report.failures}
+        labelled = iter(report.labelled)
+        found = [None if k in lost else next(labelled) for k in range(len(frames))]
+        for atoms in found:
+            if atoms is not None and label_of(atoms, self.target) is None:
+                raise VibronicError(
+                    f"the engine '{self.engine.name}' does not give '{self.target}'; choose another --target or --engine"
+                )
+        return found
+
+    def add(self, places: Sequence[int], candidates: Sequence[Atoms]) -> None:
+        """Label candidates.
+
+        Raises:
+            VibronicError: the engine fails more often than not.
+        """
+        if not places:
+            return
+        for place, atoms in zip(places, self.ask([candidates[k] for k in places]), strict=True):
+            if atoms is None:
+                self.failed.add(place)
+            else:
+                self.known[place] = atoms
+                self.order.append(place)
+        if len(self.failed) > MOST_FAILURES and len(self.failed) > len(self.known):
+            raise VibronicError(self.why())
+
+    def why(self) -> str:
+        """How many labels could not be had, and the most common reason."""
+        asked = len(self.failed) + len(self.known)
+        reason = self.reasons.most_common(1)[0][0] if self.reasons else "unknown"
+        return (
+            f"{len(self.failed)} of {asked} configurations could not be labelled by '{self.engine.name}' (--retry-failed true "
+            f"computes them again); most common reason: {reason}"
+        )
+
+    @property
+    def count(self) -> int:
+        """Labels that were computed, of whatever structure."""
+        return len(self.order) + self.extra
+
+    def frames(self) -> list[Atoms]:
+        """The labelled candidates in the order in which they were labelled."""
+        return [self.known[k] for k in self.order]
+
+
+@dataclass(frozen=True)
+class Undisplaced:
+    """What is labelled beside the pools.
+
+    Attributes:
+        atoms: the undisplaced supercell with its labels.
+        static: its value.
+        error: half width of the 95 % interval of one label (Student's), by how far it disagrees with itself on a crystal that is moved.
+        expansion: temperature -> what the expansion from the static to that temperature's lattice adds, and its half width.
+        cell: strain of the lattice of least static energy against the given cell, what it would add, and its half width.
+        findings: plain sentences.
+    """
+
+    atoms: Atoms
+    static: float
+    error: float
+    expansion: dict[float, tuple[float, float]]
+    cell: tuple[float, float, float] | None
+    findings: list[str]
+
+
+def undisplaced(
+    plan: Plan,
+    reference: Atoms,
+    grown: Expansion | None,
+    labels: Labels,
+    example: Atoms,
+    random: Callable[[int], np.ndarray],
+) -> Undisplaced:
+    """Label the undisplaced crystal, its strained copies, and one configuration of the pools several times, moved as a whole.
+
+    Args:
+        example: the configuration; its own label counts as one of the pool.
+        random: numbers in (0, 1), how many.
+
+    Raises:
+        VibronicError: the undisplaced crystal cannot be labelled.
+    """
+    from scipy.stats import t
+
+    moved = []
+    for _ in range(REPEATS - 1):
+        moved.append(example.copy())
+        moved[-1].positions += 2 * random(3) - 1
+    strains = [] if grown is None else _spanned(grown)
+    found = labels.ask([reference, *moved, *(strain(reference, s) for s in strains), example])
+    labels.extra = len(found) - 1
+    if found[0] is None:
+        raise VibronicError(f"the engine '{plan.engine}' cannot label the undisplaced crystal; {labels.why()}")
+    static = value_of(found[0], plan.target)
+    repeated = [value_of(a, plan.target) for a in (*found[1:REPEATS], found[-1]) if a is not None]
+    error = 0.0
+    if len(repeated) > 1:
+        error = float(t.ppf(0.975, len(repeated) - 1) * np.std(repeated, ddof=1))
+    findings: list[str] = []
+    shifts: dict[float, tuple[float, float]] = {}
+    cell = None
+    if grown is not None:
+        at = found[REPEATS : REPEATS + len(strains)]
+        if any(a is None for a in at):
+            findings.append(f"Without thermal expansion: '{plan.engine}' could not label a strained crystal.")
+        else:
+            values = np.array([value_of(a, plan.target) for a in at if a is not None])
+            for kelvin, s in zip(grown.temperatures, grown.strains, strict=True):
+                weights = _parabola(strains, s) - _parabola(strains, grown.static)
+                shifts[kelvin] = float(weights @ values), error * float(np.linalg.norm(weights))
+            cell = grown.static, float(values[0] - static), error * 2**0.5
+    if grown is not None and abs(grown.static) > OFF:
+        unit_said = "" if cell is None else f"; in that cell the undisplaced crystal has {cell[1]:+.3g}"
+        findings.append(
+            f"The given cell is not that of least energy by '{plan.forces}', which is {100 * abs(grown.static):.2f} % "
+            f"{'longer' if grown.static > 0 else 'shorter'}{unit_said}. Expansion counts from there; --relax true begins there."
+        )
+    return Undisplaced(found[0], static, error, shifts, cell, findings)
+
+
+def _spanned(grown: Expansion) -> list[float]:
+    """Strains to label: of the static lattice, of the one farthest from it, and half way."""
+    far = max((*grown.strains, grown.zero_point), key=lambda s: abs(s - grown.static))
+    far = far if abs(far - grown.static) > 1e-4 else grown.static + 1e-3
+    return [grown.static, (grown.static + far) / 2, far]
+
+
+def _parabola(at: Sequence[float], x: float) -> np.ndarray:
+    """(3,) weights of three values in that of the parabola through them at ``x``."""
+    return np.linalg.solve(np.vander(at, 3).T, np.vander([x], 3)[0])
