@@ -102,7 +102,7 @@ class DescriptorRidge(Model):
         labels = [batch.labels[t.name] / (batch.n_atoms if t.extensive else 1) for t in self.targets]
         y = torch.stack(labels, dim=1).double()
         self.count = torch.tensor(float(len(x)), dtype=torch.float64)
-        self.mean, self.deviation = x.mean(0), self._spread(x)
+        self.mean, self.deviation = x.mean(0), self.spread(x)
         self.intercept = y.mean(0)
         x = (x - self.mean) / self.deviation
         fits = [ridge(x, column, free=1) for column in (y - self.intercept).unbind(1)]
@@ -110,7 +110,7 @@ class DescriptorRidge(Model):
         self.root = torch.stack([covariance_root(x, fit) for fit in fits])
         self.noise = torch.tensor([fit.noise for fit in fits], dtype=x.dtype)
 
-    def _spread(self, x: Tensor) -> Tensor:
+    def spread(self, x: Tensor) -> Tensor:
         """(features,) deviations of features (n, features) that they are divided by.
 
         A feature that is nearly constant in a few structures is not known to be so in others, where dividing by its deviation
