@@ -72,13 +72,15 @@ class Learner:
         batch = GraphData(frames, self.model.targets, self.model.cutoff).batch()
         self.model.elements = torch.unique(batch.numbers)
         self.rows = torch.cat([self.model.features(batch.select(torch.tensor([k]))) for k in range(len(frames))])
+        self.scale = self.rows.std(0, correction=0)
+        self.scale[self.scale <= 1e-8] = torch.inf
 
     def once(
         self, places: np.ndarray, labels: np.ndarray, wanted: torch.Tensor
     ) -> tuple[np.ndarray, torch.Tensor, float]:
         """Predictions for rows of features, their deviations and the noise, from the labels of some places."""
         x = self.rows[places]
-        mean, scale = x.mean(0), self.model.spread(x)
+        mean, scale = x.mean(0), self.scale
         y = torch.as_tensor(labels[places])
         fitted = ridge((x - mean) / scale, y - y.mean(), free=1)
         z = (wanted - mean) / scale

@@ -1,8 +1,11 @@
 """What a label is worth, against Gaussian-process formulas written out, and against computing it."""
 
+import numpy as np
 import pytest
 import torch
+from ase.build import bulk
 
+from vibronic.thermal import average
 from vibronic.thermal.choice import choose, foreseen, gains, learned, variances
 
 NOISE = 0.3
@@ -77,3 +80,17 @@ def test_a_certain_candidate_changes_nothing() -> None:
     candidates, goals = learned(a, torch.ones(1, 2, dtype=torch.float64), 0, NOISE)
     assert torch.equal(candidates, a)
     assert torch.equal(goals, torch.ones(1, 2, dtype=torch.float64))
+
+
+def test_scales_of_the_pool_keep_features_small_that_few_labels_did_not_show() -> None:
+    """Labels of structures in which a feature hardly varies, and a pool in which it does: divided by the spread of the labelled ones it
+    would be enormous."""
+    calm, wild = ([bulk("Cu", cubic=True) for _ in range(n)] for n in (8, 40))
+    for size, frames in ((0.002, calm), (0.1, wild)):
+        for k, atoms in enumerate(frames):
+            atoms.rattle(size, seed=k)
+            atoms.info["energy"] = float(len(atoms) * (1 + 0.1 * np.sin(k)))
+    surveyed = average.survey("ridge", "energy", wild)
+    alone, told = (average.fit("ridge", "energy", calm, surveyed=s) for s in (None, surveyed))
+    assert np.abs(told.predictions(wild) - 1).max() < 0.2
+    assert np.abs(alone.predictions(wild) - 1).max() > 3 * np.abs(told.predictions(wild) - 1).max()

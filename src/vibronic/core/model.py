@@ -38,6 +38,7 @@ class Model(nn.Module):
         remembers: whether it keeps the atomic environments of its training set, to tell what is unlike them.
         smooth: whether its predictions have two derivatives with respect to the positions.
         fitted: last names of the buffers that :meth:`prepare` fits to labels, beyond scales and references.
+        surveyed: what :meth:`survey` of the structures to come gave, where :meth:`prepare` is to use it.
     """
 
     kind: ClassVar[str]
@@ -50,6 +51,7 @@ class Model(nn.Module):
     remembers: ClassVar[bool] = False
     smooth: ClassVar[bool] = True
     fitted: ClassVar[tuple[str, ...]] = ()
+    surveyed: Tensor | None = None
     elements: Tensor
     seen: Tensor
     seen_numbers: Tensor
@@ -119,6 +121,10 @@ class Model(nn.Module):
     def loss_in_turn(self, batch: Batch, turn: int) -> dict[str, Tensor]:
         """What the step of this turn minimises, as :meth:`loss`, for models of several ``turns``."""
         return self.loss(batch)
+
+    def survey(self, batch: Batch) -> Tensor | None:
+        """What unlabelled structures that are to be predicted tell a model before it is fitted, for :attr:`surveyed`; None where nothing."""
+        return None
 
     def prepare(self, batch: Batch) -> None:
         """Set scales and references from the training set (and from nothing else) before the first step."""

@@ -18,9 +18,6 @@ from vibronic.core.scatter import scatter_sum
 from vibronic.core.targets import target
 from vibronic.properties.linear import covariance_root, ridge
 
-PRIOR = 3.0
-"""Structures that the typical spread of a kind of features counts as."""
-
 
 class DescriptorRidge(Model):
     """Scalar targets, linear in pair and angle distributions.
@@ -95,6 +92,12 @@ class DescriptorRidge(Model):
         counts = scatter_sum(torch.nn.functional.one_hot(species, kinds).double(), batch.index, size)
         return torch.cat([*columns, counts], dim=1) / batch.n_atoms[:, None]
 
+    def survey(self, batch: Batch) -> Tensor:
+        """(features,) how far features scatter over structures like those to come: a few labelled ones do not tell, and what is nearly
+        constant in them becomes enormous elsewhere when it is divided by that."""
+        self.elements = torch.unique(batch.numbers)
+        return self.features(batch).std(0, correction=0)
+
     def prepare(self, batch: Batch) -> None:
         """Closed-form fit; the penalty of each target is chosen by generalised cross-validation."""
         super().prepare(batch)
@@ -102,29 +105,14 @@ class DescriptorRidge(Model):
         labels = [batch.labels[t.name] / (batch.n_atoms if t.extensive else 1) for t in self.targets]
         y = torch.stack(labels, dim=1).double()
         self.count = torch.tensor(float(len(x)), dtype=torch.float64)
-        self.mean, self.deviation = x.mean(0), self.spread(x)
+        self.mean, self.deviation = x.mean(0), x.std(0, correction=0) if self.surveyed is None else self.surveyed
+        self.deviation = torch.where(self.deviation > 1e-8, self.deviation, torch.inf)  # constant features say nothing
         self.intercept = y.mean(0)
         x = (x - self.mean) / self.deviation
         fits = [ridge(x, column, free=1) for column in (y - self.intercept).unbind(1)]
         self.weights = torch.stack([fit.coefficients for fit in fits], dim=1)
         self.root = torch.stack([covariance_root(x, fit) for fit in fits])
         self.noise = torch.tensor([fit.noise for fit in fits], dtype=x.dtype)
-
-    def spread(self, x: Tensor) -> Tensor:
-        """(features,) deviations of features (n, features) that they are divided by.
-
-        A feature that is nearly constant in a few structures is not known to be so in others, where dividing by its deviation
-        would make it enormous: variances are drawn towards the mean of their kind (pairs, angles, counts), as by :data:`PRIOR`
-        structures that have it.
-        """
-        n, variance = len(x), x.var(0, correction=0)
-        kinds = len(self.elements)
-        parts = variance.split([kinds**2 * self.radial, kinds**3 * self.angular, kinds])
-        typical = torch.cat([(p.sum() / (p > 1e-16).sum().clamp(min=1)).expand_as(p) for p in parts])
-        spread = ((n * variance + PRIOR * typical) / (n + PRIOR)).sqrt()
-        return torch.where(
-            spread > 1e-8, spread, torch.inf
-        )  # features that are constant with all of their kind say nothing
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Predictions (B,) of each target, in its unit."""

@@ -140,7 +140,12 @@ class Terms:
 
 
 def terms(
-    batch: Batch, basis: Layout, cutoff: float, extent: Sequence[float], zero: Tensor | None = None
+    batch: Batch,
+    basis: Layout,
+    cutoff: float,
+    extent: Sequence[float],
+    zero: Tensor | None = None,
+    mesh: Sequence[int] | None = None,
 ) -> list[Terms]:
     """The geometry of every structure of a batch, in double precision; differentiable in positions.
 
@@ -150,6 +155,7 @@ def terms(
         cutoff: Angstrom.
         extent: Angstrom, along each lattice vector; see :func:`mesh_of`.
         zero: (elements, elements) potentials that count as none.
+        mesh: k points of all structures, whatever ``extent`` says.
 
     Raises:
         VibronicError: no orbital of a structure is empty.
@@ -209,7 +215,7 @@ def terms(
                     x[mine],
                     batch.edge_shift[mine],
                 ),
-                k_points(mesh_of(extent, tall[s].tolist())),
+                k_points(mesh or mesh_of(extent, tall[s].tolist())),
             )
         )
         atom, edge = atom + counts[s], edge + edges[s]

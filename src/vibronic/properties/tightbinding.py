@@ -21,7 +21,7 @@ from vibronic.core.model import Model
 from vibronic.core.scatter import scatter_mean
 from vibronic.core.targets import Target, target
 from vibronic.properties.ewald import site_potentials
-from vibronic.properties.hamiltonian import Layout, Terms, band_energies, derivatives, heights, layout, mesh_of, terms
+from vibronic.properties.hamiltonian import Layout, Terms, band_energies, derivatives, heights, layout, terms
 
 WEIGHTS = {"vbm": 1.0, "cbm": 1.0, "band_gap": 2.0}
 """Of the residuals of a fit: absolute levels follow the average potential of the cell too, which no hopping explains."""
@@ -34,8 +34,8 @@ Wanted = list[tuple[float, list[tuple[int, float]], float]]
 class TightBinding(Model):
     """Band gap, valence-band maximum and conduction-band minimum as eigenvalues of a fitted Hamiltonian.
 
-    Band edges are those on a Gamma-centred mesh as dense as that of the labels: of ``mesh`` points in the cells of the
-    training set, more in smaller cells and fewer in larger ones.
+    Band edges are those on a Gamma-centred mesh: of ``mesh`` points in every structure of the training set; elsewhere as dense, along each
+    reciprocal vector, as it is there on average, so more in smaller cells and fewer in larger ones.
 
     Args:
         targets: any of band_gap, vbm, cbm.
@@ -105,8 +105,7 @@ class TightBinding(Model):
         """Fit: nonlinear least squares of band edges, held to the prior by the penalty (scipy's trust-region method).
 
         Raises:
-            VibronicError: an element that has no valence shells here, cells too unlike for one mesh of k points, or levels to
-                learn from that do not exist.
+            VibronicError: an element that has no valence shells here, or levels to learn from that do not exist.
         """
         from scipy.optimize import least_squares
 
@@ -115,14 +114,8 @@ class TightBinding(Model):
         # Potentials count from their means over the training set, so that they do not compete with the on-site energies.
         sites = site_potentials(batch.to(dtype=torch.float64), self.elements, self.cutoff)
         self.zero = scatter_mean(sites, kinds, len(self.elements))
-        tall = heights(batch.cell.double())
-        self.extent = (tall * torch.tensor(self.mesh)).mean(dim=0)
-        if any(mesh_of(self.extent.tolist(), h) != self.mesh for h in tall.tolist() if any(h)):
-            raise VibronicError(
-                "the cells of the training set differ so much in size that their labels are not of one mesh of k points; train on "
-                "structures of one supercell"
-            )
-        terms = self._terms(batch)
+        self.extent = (heights(batch.cell.double()) * torch.tensor(self.mesh)).mean(dim=0)
+        terms = self._terms(batch, self.mesh)
         wanted = [self._wanted(batch, s, t) for s, t in enumerate(terms)]
         first, scale = self.layout.prior()
         if "vbm" in batch.labels:  # the labels put zero where they like
@@ -153,12 +146,13 @@ class TightBinding(Model):
         self.root = torch.as_tensor(scale[:, None] * (vh.T / s) @ vh * noise)
         self.noise = torch.as_tensor(noise)
 
-    def _terms(self, batch: Batch) -> list[Terms]:
-        found = terms(batch, self.layout, self.cutoff, self.extent.tolist(), self.zero)
-        if any(t.valence == t.conduction for t in found) and any(x.name != "band_gap" for x in self.targets):
+    def _terms(self, batch: Batch, mesh: Sequence[int] | None = None) -> list[Terms]:
+        found = terms(batch, self.layout, self.cutoff, self.extent.tolist(), self.zero, mesh)
+        metals = any(t.valence == t.conduction and len(t.points) > 1 for t in found)
+        if metals and any(x.name != "band_gap" for x in self.targets):
             raise VibronicError(
-                "tight-binding gives no band edges of a crystal with an odd number of electrons, which is a metal; of these it "
-                "takes band_gap alone"
+                "a crystal with an odd number of electrons is a metal, and tight-binding does not look for its Fermi level over "
+                "several k points; of such it takes band_gap alone"
             )
         return found
 

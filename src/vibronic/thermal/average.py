@@ -25,6 +25,8 @@ from vibronic.learning.prediction import predict
 
 FOLDS = 5
 BATCH = 16
+SURVEYED = 200
+"""Configurations of the pool that scales are taken from."""
 Z95 = 1.959964
 """Half width of a 95 % interval in standard deviations."""
 
@@ -78,10 +80,22 @@ def targets_for(kind: str, target: str, frames: Sequence[Atoms]) -> list[str]:
     return [target, *(edges if kind == "tight-binding" else [])]
 
 
+def survey(kind: str, target: str, pool: Sequence[Atoms], settings: dict[str, Any] | None = None) -> Tensor | None:
+    """What a model wants to know of the pool before it is fitted; no label enters."""
+    model = store.build(kind, targets=[target], **(settings or {}))
+    some = pool[:: max(1, len(pool) // SURVEYED)]
+    return model.survey(GraphData(some, [], model.cutoff).batch().to(dtype=model.dtype))
+
+
 def fit(
-    kind: str, target: str, frames: Sequence[Atoms], settings: dict[str, Any] | None = None, seed: int = 0
+    kind: str,
+    target: str,
+    frames: Sequence[Atoms],
+    settings: dict[str, Any] | None = None,
+    surveyed: Tensor | None = None,
+    seed: int = 0,
 ) -> Surrogate:
-    """A model of the labels of ``frames``, judged by cross-validation.
+    """A model of the labels of ``frames``, judged by cross-validation; ``surveyed`` is of :func:`survey`.
 
     Raises:
         VibronicError: the model refuses the target or the structures.
@@ -90,6 +104,7 @@ def fit(
 
     def fitted(part: Sequence[Atoms]) -> Model:
         model = store.build(kind, targets=names, **(settings or {}))
+        model.surveyed = surveyed
         model.prepare(GraphData(part, model.labels, model.cutoff).batch().to(dtype=model.dtype))
         return model.eval()
 

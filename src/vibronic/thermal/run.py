@@ -197,6 +197,7 @@ def _with_model(
     # The undisplaced crystal tells the ridge where zero is; there, levels are degenerate and a Hamiltonian has no derivatives.
     more = [still.atoms] if plan.kind == "ridge" else []
     settings = _settings(plan, labels.engine)
+    surveyed = average.survey(plan.kind, plan.target, candidates, settings)
     n = 0
     while True:
         labels.add(walk.places(n, wanted), candidates)
@@ -205,7 +206,7 @@ def _with_model(
             continue
         if len(labels.order) < 5:
             raise VibronicError(f"{len(labels.order)} labels are too few to learn from; {labels.why()}")
-        surrogate = average.fit(plan.kind, plan.target, [*labels.frames(), *more], settings, seed=plan.seed)
+        surrogate = average.fit(plan.kind, plan.target, [*labels.frames(), *more], settings, surveyed, plan.seed)
         predicted, deviations = surrogate.predictions(candidates), surrogate.deviations(candidates)
         values = [
             average.average(
