@@ -30,16 +30,17 @@ from vibronic.data.sources import structures
 from vibronic.learning import store
 from vibronic.learning.prediction import predict
 
-SET = record.ROOT / "src/vibronic/data/sets/Ag3SBr-pbe.extxyz.gz"
+SETS = record.ROOT / "src/vibronic/data/sets"
 BLOCKS, GAP, SEEDS, SIZES = 5, 1, 5, (20, 40, 80)
 MODELS = {"tight-binding": {"targets": ["band_gap", "vbm"]}, "ridge": {"targets": ["band_gap", "vbm"]}}
 
 
-def add(path: Path) -> None:
-    """Add the structures of a labelled file that the set does not hold yet, with their provenance."""
+def add(path: Path, name: str) -> None:
+    """Add the structures of a labelled file that a set does not hold yet, with their provenance."""
     from ase.io import write
 
-    known = [*structures("Ag3SBr-pbe")]
+    file = SETS / f"{name}.extxyz.gz"
+    known = read_labelled(file) if file.exists() else []
     positions = [a.positions for a in known]
     for atoms in read_labelled(path):
         if not any(p.shape == atoms.positions.shape and np.abs(p - atoms.positions).max() < 1e-4 for p in positions):
@@ -52,9 +53,9 @@ def add(path: Path) -> None:
             values = np.asarray(spectrum)
             top = int((values < atoms.info["vbm"] + 1e-6).sum())
             atoms.info["eigenvalues"] = np.round(values[top - 12 : top + 12], 6)
-    with writable(SET) as temporary:
+    with writable(file) as temporary:
         write(temporary, known, format="extxyz", write_results=True)
-    print(f"{len(known)} configurations: {SET}")
+    print(f"{len(known)} configurations: {file}")
 
 
 def fitted(kind: str, train: list[Atoms]) -> tuple[object, float]:
@@ -149,10 +150,13 @@ def tables(rows: list[dict]) -> dict[str, dict]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--add", type=Path)
+    parser.add_argument("--set", default="Ag3SBr-pbe", help="to add to; nothing is measured of another")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.add:
-        add(arguments.add)
+        add(arguments.add, arguments.set)
+    if arguments.set != "Ag3SBr-pbe":
+        return
     frames = [*structures("Ag3SBr-pbe")]
     dynamics = [a for a in frames if a.info["method"] == "md"]
     phonons = [a for a in frames if a.info["method"] == "phonon"]

@@ -269,7 +269,7 @@ COMMANDS = [
     ("sample NaCl --method rattle --amplitude 0.1 --vacancies Cl:99999", ""),
     ("sample NaCl --engine abacus", "unknown engine 'abacus'"),
     ("sample NaCl --engine emt", "EMT"),
-    ("sample Ag3SBr-pbe --engine emt", "135 structures"),
+    ("sample Ag3SBr-pbe --engine emt", "182 structures"),
     ("sample NaCl --engine emt --settings.ecut 400", "no setting 'ecut'"),
     ("sample NaCl --force-constants missing.yaml", "missing.yaml"),
     ("sample NaCl --force-constants x.yaml --relax", "force constants"),
