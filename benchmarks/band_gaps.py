@@ -8,7 +8,7 @@ block of consecutive snapshots of every trajectory in place of a whole one; snap
 Silver sits off centre in a pattern that outlives a trajectory, so blocks share with the training what trajectories do not.
 Learning curves are over random subsets of the phonon-made ones, five seeds, in ``strict``::
 
-    python benchmarks/band_gaps.py                          # tight-binding and ridge, about an hour of one core
+    python benchmarks/band_gaps.py                          # tight-binding and ridge, about half an hour of one core
     python benchmarks/band_gaps.py --add labelled.extxyz    # first add new labels of 'vibronic label --engine gpaw' to the set
 
 The set is ``Ag3SBr-pbe`` of ``vibronic data``; its README says how its labels were made.
@@ -16,6 +16,9 @@ The set is ``Ag3SBr-pbe`` of ``vibronic data``; its README says how its labels w
 
 import argparse
 import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -58,11 +61,50 @@ def add(path: Path, name: str) -> None:
     print(f"{len(known)} configurations: {file}")
 
 
-def fitted(kind: str, train: list[Atoms]) -> tuple[object, float]:
+@dataclass(frozen=True)
+class Fold:
+    """Places in the set to train on and to test on."""
+
+    kind: str
+    split: str
+    set: str
+    train: tuple[int, ...]
+    test: tuple[int, ...]
+    seed: int | None = None
+
+
+def predicted(fold: Fold) -> tuple[list[float], float]:
+    """Band gaps of the test places and the processor seconds of the fit."""
+    torch.set_num_threads(1)
+    frames = structures("Ag3SBr-pbe")
     start = time.process_time()
-    model = store.build(kind, **MODELS[kind])
-    model.prepare(GraphData(train, model.labels, model.cutoff).batch().to(dtype=torch.float64))
-    return model, time.process_time() - start
+    model = store.build(fold.kind, **MODELS[fold.kind])
+    train = GraphData([frames[k] for k in fold.train], model.labels, model.cutoff)
+    model.prepare(train.batch().to(dtype=torch.float64))
+    seconds = time.process_time() - start
+    return [float(v) for v in predict(model, [frames[k] for k in fold.test])["band_gap"]], seconds
+
+
+def folds(frames: list[Atoms]) -> list[Fold]:
+    """Everything that is to be trained, costly ones first."""
+    of = {
+        method: [k for k, a in enumerate(frames) if a.info["method"] == method] for method in ("md", "phonon", "random")
+    }
+    found = []
+    for kind in MODELS:
+        for name, static in (("phonons and random", of["phonon"] + of["random"]), ("phonons", of["phonon"])):
+            used = sorted(static + of["md"])
+            part = [frames[k] for k in used]
+            for split, pairs in (("trajectories", trajectories(part)), ("blocks", blocks(part))):
+                for train, test in pairs:
+                    places = (tuple(used[k] for k in side) for side in (train, test))
+                    found.append(Fold(kind, split, f"{name}, dynamics", *places))
+            found.append(Fold(kind, "strict", name, tuple(static), tuple(of["md"])))
+        for size in (n for n in SIZES if n < len(of["phonon"])):
+            for seed in range(SEEDS):
+                chosen = np.random.default_rng(seed).permutation(of["phonon"])[:size]
+                found.append(Fold(kind, "curve", "phonons", tuple(chosen.tolist()), tuple(of["md"]), seed))
+    return sorted(found, key=lambda f: (f.kind == "ridge", -len(f.train)))
 
 
 def scores(predicted: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -150,6 +192,7 @@ def tables(rows: list[dict]) -> dict[str, dict]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--add", type=Path)
+    parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--set", default="Ag3SBr-pbe", help="to add to; nothing is measured of another")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -159,44 +202,26 @@ def main() -> None:
         return
     frames = [*structures("Ag3SBr-pbe")]
     dynamics = [a for a in frames if a.info["method"] == "md"]
-    phonons = [a for a in frames if a.info["method"] == "phonon"]
+    groups: dict[tuple, list[tuple[Fold, list[float], float]]] = {}
+    with ProcessPoolExecutor(arguments.workers, mp_context=get_context("spawn")) as pool:
+        asked = folds(frames)
+        for fold, (values, seconds) in zip(asked, pool.map(predicted, asked), strict=True):
+            group = fold.kind, fold.split, fold.set, len(fold.train) if fold.split == "curve" else 0, fold.seed
+            groups.setdefault(group, []).append((fold, values, seconds))
+            print(*group, f"{len(fold.train)} labels, {seconds:.0f} s", flush=True)
     rows: list[dict] = []
-
-    def record_row(kind: str, split: str, labels: int, predicted: list, test: list[Atoms], **more: object) -> None:
-        found = by_temperature(np.array(predicted, dtype=float), test)
-        rows.append({"model": kind, "split": split, "labels": labels, **more, "scores": found})
-        shown = {k: {n: round(v, 4) for n, v in score.items()} for k, score in found.items()}
-        print(kind, split, labels, more, shown, flush=True)
-
-    for kind in MODELS:
-        for without in ((), ("random",)):
-            used = [a for a in frames if a.info["method"] not in without]
-            name = "phonons" if without else "phonons and random"
-            model, seconds = fitted(kind, [a for a in used if a.info["method"] != "md"])
-            test = [a for a in used if a.info["method"] == "md"]
-            record_row(
-                kind,
-                "strict",
-                len(used) - len(test),
-                predict(model, test)["band_gap"],
-                test,
-                set=name,
-                cpu_seconds=seconds,
-            )
-            for split, folds in (("trajectories", trajectories(used)), ("blocks", blocks(used))):
-                predicted, order, most, seconds = [], [], 0, 0.0
-                for train, held in folds:
-                    model, took = fitted(kind, [used[k] for k in train])
-                    predicted += list(predict(model, [used[k] for k in held])["band_gap"])
-                    order += [used[k] for k in held]
-                    most, seconds = max(most, len(train)), seconds + took
-                record_row(kind, split, most, predicted, order, set=f"{name}, dynamics", cpu_seconds=seconds)
-        for size in (n for n in SIZES if n < len(phonons)):
-            for seed in range(SEEDS):
-                chosen = np.random.default_rng(seed).permutation(len(phonons))[:size]
-                model, seconds = fitted(kind, [phonons[k] for k in chosen])
-                predicted = predict(model, dynamics)["band_gap"]
-                record_row(kind, "curve", size, predicted, dynamics, set="phonons", seed=seed, cpu_seconds=seconds)
+    for (kind, split, name, _, seed), parts in groups.items():
+        tested = [frames[k] for fold, _, _ in parts for k in fold.test]
+        row = {
+            "model": kind,
+            "split": split,
+            "set": name,
+            "labels": max(len(fold.train) for fold, _, _ in parts),
+            "cpu_seconds": sum(seconds for _, _, seconds in parts),
+            "scores": by_temperature(np.array([v for _, values, _ in parts for v in values]), tested),
+        }
+        rows.append(row if seed is None else row | {"seed": seed})
+        print({k: row[k] for k in ("model", "split", "set", "labels")}, row["scores"]["all"], flush=True)
     content = {
         "what": "PBE band gap of displaced Ag3SBr (40 atoms), tested on molecular dynamics at 300 and 600 K",
         "units": {
@@ -212,7 +237,7 @@ def main() -> None:
             "configurations": len(frames),
             "dynamics": len(dynamics),
             "trajectories": len({trajectory(a) for a in dynamics}),
-            "phonons": len(phonons),
+            "phonons": sum(a.info["method"] == "phonon" for a in frames),
         },
         "chosen": "cutoff, penalty, orbitals and electrostatics of tight-binding were chosen by trials on the first trajectories",
         "tables": tables(rows),
