@@ -89,6 +89,11 @@ SOURCES = {
         "CC0",
         embedded="Ag3SBr-pbe.extxyz.gz",
     ),
+    "Ag3SI-pbe": Source(
+        "snapshots of the dynamics of Ag3SI (40 atoms) with the same labels",
+        "CC0",
+        embedded="Ag3SI-pbe.extxyz.gz",
+    ),
     "SrTiO3-train": Source(
         "270 displaced 40-atom cells of SrTiO3, VASP energy, forces, stress (pypolymlp)",
         "BSD-3-Clause",
