@@ -39,7 +39,7 @@ def copper(tmp_path_factory):
 @pytest.fixture(scope="module")
 def plan(copper) -> Plan:
     return Plan(
-        str(copper), (150.0, 300.0), "energy", "emt", 0.0012, forces="emt", supercell=(2, 2, 2), first=8, batch=2, pool=100,
+        str(copper), (150.0, 300.0), "energy", "emt", 0.00092, forces="emt", supercell=(2, 2, 2), first=8, batch=1, pool=200,
         budget=60,
     )  # fmt: skip
 
@@ -67,7 +67,7 @@ def test_the_truth_lies_in_the_interval_after_a_part_of_the_labels(plan, finishe
     out, results = finished
     assert results["reached"]
     assert results["missing"] == ""
-    assert len(results["rounds"]) >= 3
+    assert len(results["rounds"]) >= 2  # it has chosen
     assert results["labels"] < 60
     for t, row in zip(plan.temperatures, results["temperatures"], strict=True):
         # The pool is the same, so the error of sampling does not count here.
@@ -343,7 +343,7 @@ def test_kill_9_and_the_same_command_again(copper, tmp_path) -> None:
         "--tolerance",
         "0.0004",
     ]
-    flags += ["--pool", "60", "--executor", "in-process", "--batch", "4", "--out"]
+    flags += ["--pool", "60", "--executor", "in-process", "--first", "8", "--batch", "1", "--out"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     command = [sys.executable, "-m", "vibronic", "thermal", str(copper), *flags]
     subprocess.run([*command, str(whole)], check=True, capture_output=True, timeout=120)
