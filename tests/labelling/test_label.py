@@ -3,6 +3,8 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 
 import ase.io
@@ -17,6 +19,7 @@ from ase.constraints import FixAtoms
 from vibronic.core.errors import VibronicError
 from vibronic.labelling import label as label_module
 from vibronic.labelling.engines import engine
+from vibronic.labelling.executors import Outcome
 from vibronic.labelling.label import label
 from vibronic.labelling.ledger import Ledger
 
@@ -207,11 +210,6 @@ def test_interrupt_leaves_the_ledger_sound(tmp_path, coppers, misbehaving, monke
 
 
 def test_futures_do_not_pile_up(tmp_path, monkeypatch):
-    from concurrent.futures import Future
-    from contextlib import contextmanager
-
-    from vibronic.labelling.executors import Outcome
-
     most, waiting = [], []
 
     @contextmanager
@@ -236,12 +234,8 @@ def test_futures_do_not_pile_up(tmp_path, monkeypatch):
     assert max(most) == 8
 
 
-def test_what_finished_before_the_place_failed_is_kept(tmp_path, coppers, monkeypatch):
-    """A scheduler that goes takes its own calculations along, not those whose results are here already."""
-    from concurrent.futures import Future
-    from contextlib import contextmanager
-
-    from vibronic.labelling.executors import Outcome
+def once_all_are_there(count, settle):
+    """An executor whose calculations end when the last of ``count`` has been submitted, as ``settle`` says of their futures."""
 
     @contextmanager
     def place(*_):
@@ -249,16 +243,25 @@ def test_what_finished_before_the_place_failed_is_kept(tmp_path, coppers, monkey
 
         def submit(atoms, properties):
             futures.append(Future())
-            if len(futures) == len(coppers):
-                futures[0].cancel()
-                futures[0].set_running_or_notify_cancel()
-                for finished in futures[2:4]:
-                    finished.set_result(Outcome({"energy": 1.0, "forces": [], "stress": []}))
+            if len(futures) == count:
+                settle(futures)
             return futures[-1]
 
         yield submit
 
-    monkeypatch.setattr(label_module, "named_executor", place)
+    return place
+
+
+def test_what_finished_before_the_place_failed_is_kept(tmp_path, coppers, monkeypatch):
+    """A scheduler that goes takes its own calculations along, not those whose results are here already."""
+
+    def settle(futures):
+        futures[0].cancel()
+        futures[0].set_running_or_notify_cancel()
+        for finished in futures[2:4]:
+            finished.set_result(Outcome({"energy": 1.0, "forces": [], "stress": []}))
+
+    monkeypatch.setattr(label_module, "named_executor", once_all_are_there(len(coppers), settle))
     with Ledger(tmp_path / "l.sqlite") as ledger:
         with pytest.raises(VibronicError, match="the Dask scheduler is gone"):
             label(coppers, "emt", ledger, "dask", workers=2, progress=False)
@@ -266,26 +269,12 @@ def test_what_finished_before_the_place_failed_is_kept(tmp_path, coppers, monkey
 
 
 def test_a_result_that_does_not_fit_takes_no_other_along(tmp_path, coppers, monkeypatch):
-    from concurrent.futures import Future
-    from contextlib import contextmanager
+    def settle(futures):
+        for k, future in enumerate(futures):  # the third is too large for the disk
+            forces = np.ones((4 if k != 2 else 4000, 3)).tolist()
+            future.set_result(Outcome({"energy": 1.0, "forces": forces, "stress": [0.0] * 6}))
 
-    from vibronic.labelling.executors import Outcome
-
-    @contextmanager
-    def place(*_):
-        futures = []
-
-        def submit(atoms, properties):
-            futures.append(Future())
-            if len(futures) == len(coppers):  # all arrive together, the third too large for the disk
-                for k, future in enumerate(futures):
-                    forces = np.ones((4 if k != 2 else 4000, 3)).tolist()
-                    future.set_result(Outcome({"energy": 1.0, "forces": forces, "stress": [0.0] * 6}))
-            return futures[-1]
-
-        yield submit
-
-    monkeypatch.setattr(label_module, "named_executor", place)
+    monkeypatch.setattr(label_module, "named_executor", once_all_are_there(len(coppers), settle))
     with Ledger(tmp_path / "l.sqlite") as ledger:
         pages = ledger.connection.execute("PRAGMA page_count").fetchone()[0]
         ledger.connection.execute(f"PRAGMA max_page_count = {pages + 5}")

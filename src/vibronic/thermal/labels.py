@@ -170,10 +170,10 @@ def undisplaced(
                 shifts[kelvin] = float(weights @ values), error * float(np.linalg.norm(weights))
             cell = grown.static, float(values[0] - static), error * 2**0.5
     if grown is not None and abs(grown.static) > OFF:
-        unit_said = "" if cell is None else f"; in that cell the undisplaced crystal has {cell[1]:+.3g}"
+        added = "" if cell is None else f"; that cell would add {cell[1]:+.3g} to the undisplaced crystal"
         findings.append(
             f"The given cell is not that of least energy by '{plan.forces}', which is {100 * abs(grown.static):.2f} % "
-            f"{'longer' if grown.static > 0 else 'shorter'}{unit_said}. Expansion counts from there; --relax true begins there."
+            f"{'longer' if grown.static > 0 else 'shorter'}{added}. Expansion counts from there; --relax true begins there."
         )
     return Undisplaced(found[0], static, error, shifts, cell, findings)
 

@@ -40,24 +40,31 @@ Say = Callable[[str], None]
 class Walk:
     """Which labels were asked for, round after round, in ``rounds.json``; places count from 0 at every temperature."""
 
-    def __init__(self, path: Path, pool: int) -> None:
-        self.path, self.pool = path, pool
+    def __init__(self, path: Path, labels: Labels, candidates: list[Atoms], pool: int) -> None:
+        self.path, self.labels, self.candidates, self.pool = path, labels, candidates, pool
         self.rounds: list[dict[str, Any]] = (content(path) if path.exists() else None) or []  # type: ignore[assignment]
 
-    def places(self, n: int, wanted: Sequence[int]) -> list[int]:
-        """The places of round ``n``: those written down, or else those that are ``wanted`` now, which are written down first."""
-        if n == len(self.rounds):
-            self.rounds.append({"asked": [divmod(int(k), self.pool) for k in wanted]})
-            write_json(self.path, self.rounds)
+    def start(self, first: Sequence[int]) -> None:
+        """Label what was asked for before, or else ``first``."""
+        if not self.rounds:
+            self.ask(first)
+            return
+        for n in range(len(self.rounds)):
+            self.labels.add(self.places(n), self.candidates)
+
+    def ask(self, places: Sequence[int]) -> None:
+        """Another round; written down before it is labelled."""
+        self.rounds.append({"asked": [divmod(int(k), self.pool) for k in places]})
+        self.note({})
+        self.labels.add(places, self.candidates)
+
+    def places(self, n: int) -> list[int]:
+        """The places that round ``n`` asked for, in the pools of today."""
         return [t * self.pool + k for t, k in self.rounds[n]["asked"]]
 
-    def learned(self, n: int) -> bool:
-        """Whether there is a round after ``n``, so that nothing is to be decided in it."""
-        return n + 1 < len(self.rounds) and "mean" in self.rounds[n]
-
-    def note(self, n: int, found: dict[str, Any]) -> None:
-        """What round ``n`` has found."""
-        self.rounds[n] |= found
+    def note(self, found: dict[str, Any]) -> None:
+        """What the last round has found."""
+        self.rounds[-1] |= found
         write_json(self.path, self.rounds)
 
 
@@ -83,7 +90,7 @@ def run(
     bind(out, plan.bound)  # only now: a plan that cannot be drawn binds nothing
     options = {"executor": executor, "workers": workers, "timeout": timeout, "retry_failed": retry_failed}
     labels = Labels(labelling, out / "ledger.sqlite", options, plan.target)
-    candidates = [atoms for t in plan.temperatures for atoms in drawn.pools[name(t)][: plan.pool]]
+    candidates = [atoms for t in plan.temperatures for atoms in drawn.pools[name(t)]]
     where = np.repeat(np.arange(len(plan.temperatures)), plan.pool)
     turn = _turns(plan)
     rng = np.random.default_rng(plan.seed)
@@ -91,18 +98,17 @@ def run(
     for finding in still.findings:
         say(finding)
     say(f"undisplaced: {plan.target} {still.static:.5g}; a label repeats itself to {still.error:.2g}")
-    walk = Walk(out / "rounds.json", plan.pool)
+    walk = Walk(out / "rounds.json", labels, candidates, plan.pool)
     surrogate, parts = None, {}
     if plan.model is None:
-        values = _directly(plan, labels, candidates, where, turn, still, drawn, walk, say)
+        values = _directly(plan, where, turn, still, drawn, walk, say)
     else:
-        values, surrogate = _with_model(plan, labels, candidates, where, turn, still, walk, say)
+        values, surrogate = _with_model(plan, where, turn, still, walk, say)
         parts = _parts(plan, drawn.pools, surrogate, still)
         store.save(surrogate.model, out / "model", store.Card(data=describe(labels.frames())))
-    ensemble = _ensemble(plan, labels, walk, still.atoms, drawn)
-    findings = [*still.findings, *(e["finding"] for e in ensemble)]
-    for line in findings[len(still.findings) :]:
-        say(line)
+    ensemble = _ensemble(plan, walk, still.atoms, drawn)
+    for row in ensemble:
+        say(row["finding"])
     write_structures(out / "labelled.extxyz", labels.frames())
     results: dict[str, Any] = {
         "plan": asdict(plan),
@@ -111,7 +117,7 @@ def run(
         "static": still.static,
         "label_error": still.error,
         "cell": still.cell and dict(zip(("strain", "value", "half_width"), still.cell, strict=True)),
-        "findings": findings,
+        "findings": [*still.findings, *(row["finding"] for row in ensemble)],
         "ensemble": ensemble,
         "temperatures": [
             {
@@ -181,8 +187,6 @@ def _turns(plan: Plan) -> np.ndarray:
 
 def _with_model(
     plan: Plan,
-    labels: Labels,
-    candidates: list[Atoms],
     where: np.ndarray,
     turn: np.ndarray,
     still: Undisplaced,
@@ -190,20 +194,17 @@ def _with_model(
     say: Say,
 ) -> tuple[list[Value], Surrogate]:
     """Label, learn and choose until every interval is as narrow as wanted, or the budget is spent."""
+    labels, candidates = walk.labels, walk.candidates
     each = [
         plan.first // len(plan.temperatures) + (k < plan.first % len(plan.temperatures)) for k in range(where[-1] + 1)
     ]
-    wanted = [int(p) for k, n in enumerate(each) for p in _in_turn(np.flatnonzero(where == k), turn)[:n]]
+    first = [int(p) for k, n in enumerate(each) for p in _in_turn(np.flatnonzero(where == k), turn)[:n]]
     # The undisplaced crystal tells the ridge where zero is; there, levels are degenerate and a Hamiltonian has no derivatives.
     more = [still.atoms] if plan.kind == "ridge" else []
     settings = _settings(plan, labels.engine)
     surveyed = average.survey(plan.kind, plan.target, candidates, settings)
-    n = 0
+    walk.start(first)
     while True:
-        labels.add(walk.places(n, wanted), candidates)
-        if walk.learned(n):
-            n += 1
-            continue
         if len(labels.order) < 5:
             raise VibronicError(f"{len(labels.order)} labels are too few to learn from; {labels.why()}")
         surrogate = average.fit(plan.kind, plan.target, [*labels.frames(), *more], settings, surveyed, plan.seed)
@@ -218,7 +219,7 @@ def _with_model(
             )
             for k, t in enumerate(plan.temperatures)
         ]
-        walk.note(n, _round(labels, values, surrogate))
+        walk.note(_round(labels, values, surrogate))
         say(_told(plan, labels, values))
         goals = torch.stack([deviations[where == k].mean(0) for k in range(len(plan.temperatures))])
         rest = [
@@ -226,8 +227,8 @@ def _with_model(
         ]
         limits = torch.tensor(rest, dtype=torch.float64)
         taken = [*labels.known, *labels.failed]
-        if n == 0:
-            walk.note(0, {"foreseen": _foreseen(plan, surrogate, deviations, goals, limits, taken)})
+        if len(walk.rounds) == 1:
+            walk.note({"foreseen": _foreseen(plan, surrogate, deviations, goals, limits, taken)})
         left = plan.budget - labels.count
         if max(v.half_width for v in values) <= plan.tolerance or left < 1 or len(taken) == len(candidates):
             return values, surrogate
@@ -237,8 +238,7 @@ def _with_model(
         at_random = round(FRACTION * size)
         wanted = choice.choose(deviations, goals, surrogate.noise, size - at_random, limits, taken)
         free = np.setdiff1d(np.arange(len(candidates)), [*taken, *wanted])
-        wanted += _in_turn(free, turn)[:at_random]
-        n += 1
+        walk.ask(wanted + _in_turn(free, turn)[:at_random])
 
 
 def _in_turn(places: np.ndarray, turn: np.ndarray) -> list[int]:
@@ -274,8 +274,6 @@ def _foreseen(
 
 def _directly(
     plan: Plan,
-    labels: Labels,
-    candidates: list[Atoms],
     where: np.ndarray,
     turn: np.ndarray,
     still: Undisplaced,
@@ -284,36 +282,31 @@ def _directly(
     say: Say,
 ) -> list[Value]:
     """Average labels of configurations drawn at random, more of them where the interval is widest."""
+    labels = walk.labels
     orders = [_in_turn(np.flatnonzero(where == k), turn) for k in range(len(plan.temperatures))]
     each = max(FEWEST, plan.first // len(plan.temperatures))
-    wanted = [p for order in orders for p in order[:each]]
-    n = 0
+    walk.start([p for order in orders for p in order[:each]])
     while True:
-        labels.add(walk.places(n, wanted), candidates)
-        if walk.learned(n):
-            n += 1
-            continue
         values = []
         for k, t in enumerate(plan.temperatures):
             mine = [average.value_of(labels.known[p], plan.target) for p in labels.order if where[p] == k]
             error = still.error / max(1, len(mine)) ** 0.5
             wider = still.expansion.get(t, (0.0, 0.0))[1]
             values.append(average.direct(mine, error, plan.pool, drawn.inefficiency[t], wider))
-        walk.note(n, _round(labels, values, None))
+        walk.note(_round(labels, values, None))
         say(_told(plan, labels, values))
         left = plan.budget - labels.count
         rest = [[p for p in order if p not in labels.known and p not in labels.failed] for order in orders]
         open_ = [k for k, v in enumerate(values) if v.half_width > plan.tolerance and rest[k]]
         if not open_ or left < 1:
             return values
-        wanted = []
+        wanted: list[int] = []
         while len(wanted) < min(plan.batch, left) and any(rest[k] for k in open_):
             wanted += [rest[k].pop(0) for k in open_ if rest[k]]
-        wanted = wanted[: min(plan.batch, left)]
-        n += 1
+        walk.ask(wanted[: min(plan.batch, left)])
 
 
-def _ensemble(plan: Plan, labels: Labels, walk: Walk, undisplaced: Atoms, drawn: Drawn) -> list[dict[str, Any]]:
+def _ensemble(plan: Plan, walk: Walk, undisplaced: Atoms, drawn: Drawn) -> list[dict[str, Any]]:
     """How far above the undisplaced crystal the labels put what was drawn at random, and where its own phonons put it.
 
     Effective or capped force constants draw what the labelling engine may find far too costly to be visited, and an average
@@ -322,8 +315,8 @@ def _ensemble(plan: Plan, labels: Labels, walk: Walk, undisplaced: Atoms, drawn:
     base = label_of(undisplaced, "energy")
     found = []
     for k, t in enumerate(plan.temperatures):
-        asked = [i * plan.pool + j for i, j in walk.rounds[0]["asked"] if i == k]
-        energies = [label_of(labels.known[p], "energy") for p in asked if p in labels.known]
+        asked = [p for p in walk.places(0) if p // plan.pool == k and p in walk.labels.known]
+        energies = [label_of(walk.labels.known[p], "energy") for p in asked]
         if base is None or len(energies) < 2 or t not in drawn.harmonic or any(e is None for e in energies):
             continue
         n = len(undisplaced)
