@@ -15,8 +15,8 @@ psutil = pytest.importorskip("psutil")
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "label_on_a_cluster.py"
 SBATCH = """#!/bin/bash
 set -m  # a job is a process group
-cp "$1" {folder}/job-$$.sh
-bash "$1" > {folder}/job-$$.log 2>&1 &
+cp "$1" {folder}/job-$$.sh  # whoever submitted it deletes it at once
+bash {folder}/job-$$.sh > {folder}/job-$$.log 2>&1 &
 echo $! > {folder}/job-$$.pid
 echo Submitted batch job $$
 """
