@@ -64,12 +64,12 @@ class Plan:
     equilibration: int = 80
     interval: int = 6
     fit_snapshots: int = 60
-    steps: int = 300
+    steps: int = 240
     width: int = 32
     layers: int = 2
     cutoff: float = 4.5
     gap: bool = True
-    gap_sizes: tuple[int, ...] = (6, 10, 16)
+    gap_sizes: tuple[int, ...] = (8, 16)
     explained: int = 2
 
     def __post_init__(self) -> None:

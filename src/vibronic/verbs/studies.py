@@ -90,7 +90,7 @@ def study(
         sizes: training set sizes; thermal: 8, 16, 32 where none are given; lcao-gcn: one size, else 1500;
             extrapolation: 100, 300, 1000, of 11,831.
         seeds: how many; each has training sets and weights of its own.
-        steps: optimiser steps of every network; thermal: else 300; lcao-gcn: else 940; extrapolation: of
+        steps: optimiser steps of every network; thermal: else 240; lcao-gcn: else 940; extrapolation: of
             SchNet, else 1000; inverse-design: else 4000, of 16 crystals.
         models: extrapolation: which of composition, ridge, qdf, schnet, qdf2020; all where none are given;
             inverse-design: which of cdi, cds, vibronic; all where none are given.
@@ -107,7 +107,7 @@ def study(
         pool: thermal: structures of each set that all seeds draw from; where none is given, seeds share no structure.
         transfer: thermal: also learn from all crystals but one and test on that one, where its elements are in the others.
         gap: thermal: also compare on the DFT band gaps of Ag3SBr that ship with the package.
-        gap_sizes: thermal: training set sizes of that comparison, else 6, 10, 16, as far as the smaller set goes.
+        gap_sizes: thermal: training set sizes of that comparison, else 8, 16, as far as the smaller set goes.
         explained: thermal: snapshots on which the band gap is explained, else 2.
         out: folder for everything, the report included.
         seed: the first seed.
