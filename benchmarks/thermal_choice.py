@@ -3,7 +3,7 @@
 A pool of configurations per temperature is labelled in full by the embedded engine, so that the truth of the pool is known. Then
 labels are handed out as if they were expensive: at random, or chosen by ``vibronic.thermal.choice``, in batches of eight after 16
 first ones, a quarter of each batch at random as in ``vibronic thermal``; the ridge of the package learns from them and predicts the rest of the
-pool. The error is that of the pool's own mean, without that of the pool. ``labels`` is how many are needed until it stays below a level, over
+pool, at the level of the labels of each temperature. The error is that of the pool's own mean, without that of the pool. ``labels`` is how many are needed until it stays below a level, over
 the seeds and temperatures: the root-mean-square error, which a single fit gone wrong can rule, and the ``typical`` one (1.48 times the median
 of its modulus). ``saved`` is the ratio of random to chosen at that level. The levels are set by averages of labels alone: the errors that
 50, 100, 200 and 400 of them leave (spread / sqrt(n)). ``covered`` is how often the 95 % interval of the model, widened by cross-validation as
@@ -65,28 +65,31 @@ def pool_of(name: str) -> list[list]:
 
 
 class Learner:
-    """The ridge of the package on features that are computed once."""
+    """The ridge of the package on features that are computed once, with a level for each temperature as in ``vibronic thermal``."""
 
-    def __init__(self, frames: list) -> None:
+    def __init__(self, frames: list, where: np.ndarray) -> None:
         self.model = DescriptorRidge(["energy"])
         batch = GraphData(frames, self.model.targets, self.model.cutoff).batch()
         self.model.elements = torch.unique(batch.numbers)
         self.rows = torch.cat([self.model.features(batch.select(torch.tensor([k]))) for k in range(len(frames))])
         self.scale = self.rows.std(0, correction=0)
         self.scale[self.scale <= 1e-8] = torch.inf
+        self.at = torch.nn.functional.one_hot(torch.as_tensor(where)).double()  # (frames, temperatures)
 
     def once(
-        self, places: np.ndarray, labels: np.ndarray, wanted: torch.Tensor
+        self, places: np.ndarray, labels: np.ndarray, wanted: np.ndarray
     ) -> tuple[np.ndarray, torch.Tensor, float]:
-        """Predictions for rows of features, their deviations and the noise, from the labels of some places."""
-        x = self.rows[places]
-        mean, scale = x.mean(0), self.scale
+        """Predictions for some places, their deviations and the noise, from the labels of others."""
+        x = (self.rows - self.rows[places].mean(0)) / self.scale
         y = torch.as_tensor(labels[places])
-        fitted = ridge((x - mean) / scale, y - y.mean(), free=1)
-        z = (wanted - mean) / scale
-        constant = torch.full((len(z), 1), fitted.noise / len(places) ** 0.5, dtype=z.dtype)
-        deviations = torch.cat([z @ covariance_root((x - mean) / scale, fitted), constant], dim=1)
-        return (z @ fitted.coefficients + y.mean()).numpy(), deviations, fitted.noise
+        fitted = ridge(x[places], y - y.mean(), free=1)
+        value, deviations = x @ fitted.coefficients + y.mean(), x @ covariance_root(x[places], fitted)
+        share = self.at[places] / self.at[places].sum(0).clamp(min=1)
+        shift, mean = share.T @ (y - value[places]), share.T @ deviations[places]
+        at = self.at[wanted]
+        own = at * fitted.noise / self.at[places].sum(0).clamp(min=1).sqrt()
+        deviations = torch.cat([deviations[wanted] - at @ mean, own], dim=1)
+        return (value[wanted] + at @ shift).numpy(), deviations, fitted.noise
 
     def fit(self, places: list[int], labels: np.ndarray) -> tuple[np.ndarray, torch.Tensor, float]:
         """Of all structures, deviations and noise widened by how wrong the model was on labels that it had not seen."""
@@ -95,11 +98,11 @@ class Learner:
         pulls = []
         for k in range(FOLDS):
             held = places[fold == k]
-            predicted, deviations, noise = self.once(places[fold != k], labels, self.rows[held])
+            predicted, deviations, noise = self.once(places[fold != k], labels, held)
             foreseen = (deviations.square().sum(1) + noise**2).sqrt().numpy()
             pulls += list((predicted - labels[held]) / np.maximum(foreseen, 1e-12))
         widening = max(1.0, float(np.sqrt(np.mean(np.square(pulls)))))
-        predicted, deviations, noise = self.once(places, labels, self.rows)
+        predicted, deviations, noise = self.once(places, labels, np.arange(len(labels)))
         return predicted, widening * deviations, widening * noise
 
 
@@ -143,7 +146,7 @@ def measured(name: str) -> list[dict]:
     pools = pool_of(name)
     frames = [a for pool in pools for a in pool]
     where = np.repeat(np.arange(len(pools)), [len(p) for p in pools])
-    learner = Learner(frames)
+    learner = Learner(frames, where)
     rows = []
     for target, unit in (("energy", "eV/atom"), ("pressure", "GPa")):
         per = np.array([len(a) if target == "energy" else GPA for a in frames])

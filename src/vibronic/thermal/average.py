@@ -1,5 +1,9 @@
 """A thermal average from labels and a model of them: its value, and what its error is made of.
 
+The average at a temperature is the regression estimator of survey sampling (Cochran, Sampling Techniques, chapter 7): the mean of the
+predictions over the pool, plus by how much the labels of that temperature are off the model on average. A model held to a prior
+draws temperatures together; that correction puts them where their labels are.
+
 Three errors are told apart: of sampling (the pool is finite), of the model (its posterior covariance, widened by how wrong it was
 on labels that it had not seen), and of the labels (how far an engine disagrees with itself on the same crystal, moved). The
 thermal expansion, a difference of labels, adds its own.
@@ -8,7 +12,7 @@ thermal expansion, a difference of labels, adds its own.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -47,7 +51,22 @@ class Value:
         return float(np.sqrt(self.sampling**2 + self.model**2 + self.label**2 + self.expanding**2))
 
 
-@dataclass
+@dataclass(frozen=True)
+class Level:
+    """By how much the labels of one temperature are off a model.
+
+    Attributes:
+        shift: mean of label minus prediction.
+        deviation: (r,) mean of the model's deviations at these labels, which it errs by as well.
+        noise: standard error of the shift by the scatter of the labels about the model.
+    """
+
+    shift: float
+    deviation: Tensor
+    noise: float
+
+
+@dataclass(frozen=True)
 class Surrogate:
     """A model of the labels so far, and how it did on labels that it had not seen.
 
@@ -55,6 +74,7 @@ class Surrogate:
         model: fitted to all of them.
         target: name of what is averaged.
         noise: scatter of a label about the model.
+        levels: of every temperature (K) that has labels.
         widening: at least 1: root-mean-square of the errors on unseen labels, in units of what the model foresaw.
         unseen: error of each label, predicted without it.
     """
@@ -62,16 +82,30 @@ class Surrogate:
     model: Model
     target: str
     noise: float
-    widening: float
-    unseen: np.ndarray
+    levels: dict[float, Level] = field(default_factory=dict)
+    widening: float = 1.0
+    unseen: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
     def predictions(self, frames: Sequence[Atoms]) -> np.ndarray:
-        """(n,) predictions."""
-        return values_of(self.model, self.target, frames)
+        """(n,) predictions, at the level of the labels of their temperature."""
+        shifts = [self.levels[t].shift if t in self.levels else 0.0 for t in map(temperature_of, frames)]
+        return values_of(self.model, self.target, frames) + shifts
 
     def deviations(self, frames: Sequence[Atoms]) -> Tensor:
-        """(n, r) whose products are the covariances of the predictions, widened."""
-        return self.widening * deviations_of(self.model, self.target, frames)
+        """(n, r + temperatures) whose products are the covariances of the predictions, widened."""
+        rows = deviations_of(self.model, self.target, frames)
+        own = rows.new_zeros(len(frames), len(self.levels))
+        column = {t: k for k, t in enumerate(self.levels)}
+        for n, t in enumerate(map(temperature_of, frames)):
+            if t in self.levels:
+                rows[n] -= self.levels[t].deviation
+                own[n, column[t]] = self.levels[t].noise
+        return self.widening * torch.cat([rows, own], dim=1)
+
+
+def temperature_of(atoms: Atoms) -> float | None:
+    """K, that a configuration was drawn at."""
+    return atoms.info.get("temperature_K")
 
 
 def targets_for(kind: str, target: str, frames: Sequence[Atoms]) -> list[str]:
@@ -102,25 +136,38 @@ def fit(
     """
     names = targets_for(kind, target, frames)
 
-    def fitted(part: Sequence[Atoms]) -> Model:
+    def fitted(part: Sequence[Atoms]) -> Surrogate:
         model = store.build(kind, targets=names, **(settings or {}))
         model.surveyed = surveyed
         model.prepare(GraphData(part, model.labels, model.cutoff).batch().to(dtype=model.dtype))
-        return model.eval()
+        return _levelled(model.eval(), target, part)
 
     folds = min(FOLDS, len(frames))
     fold = np.random.default_rng(seed).permutation(np.arange(len(frames)) % folds)
     unseen, foreseen = np.zeros(len(frames)), np.zeros(len(frames))
     labels = np.array([value_of(a, target) for a in frames])
     for k in range(folds):
-        model = fitted([a for a, f in zip(frames, fold, strict=True) if f != k])
+        one = fitted([a for a, f in zip(frames, fold, strict=True) if f != k])
         held = [a for a, f in zip(frames, fold, strict=True) if f == k]
-        unseen[fold == k] = values_of(model, target, held) - labels[fold == k]
-        square = deviations_of(model, target, held).square().sum(1) + misfit_of(model, target) ** 2
-        foreseen[fold == k] = square.sqrt().numpy()
-    model = fitted(frames)
+        unseen[fold == k] = one.predictions(held) - labels[fold == k]
+        foreseen[fold == k] = (one.deviations(held).square().sum(1) + one.noise**2).sqrt().numpy()
+    whole = fitted(frames)
     widening = max(1.0, float(np.sqrt(np.mean((unseen / np.maximum(foreseen, 1e-12)) ** 2))))
-    return Surrogate(model, target, widening * misfit_of(model, target), widening, unseen)
+    return replace(whole, noise=widening * whole.noise, widening=widening, unseen=unseen)
+
+
+def _levelled(model: Model, target: str, frames: Sequence[Atoms]) -> Surrogate:
+    """A fitted model with the levels of the temperatures of its labels."""
+    off = np.array([value_of(a, target) for a in frames]) - values_of(model, target, frames)
+    rows, noise = deviations_of(model, target, frames), misfit_of(model, target)
+    levels = {}
+    drawn = [temperature_of(a) for a in frames]
+    for t in sorted({t for t in drawn if t is not None}):
+        mine = np.array([other == t for other in drawn])
+        levels[t] = Level(
+            float(off[mine].mean()), rows[torch.as_tensor(mine)].mean(0), noise / float(mine.sum()) ** 0.5
+        )
+    return Surrogate(model, target, noise, levels)
 
 
 def values_of(model: Model, target: str, frames: Sequence[Atoms]) -> np.ndarray:
