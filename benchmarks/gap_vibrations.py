@@ -55,7 +55,7 @@ def main() -> None:
         "tables": {
             "thermal shift of the gap": {
                 "all orders": {"eV": found["shift_all_orders"], "standard error": found["shift_all_orders_error"]},
-                "sum of the modes, to second order": {"eV": found["shift"]},
+                "sum of the shares of the modes": {"eV": found["shift"]},
             },
             f"along the {len(check['modes'])} strongest modes, against labels by gpaw": {
                 order: {"mean absolute error": scores["mae"], "R2": scores["r2"]}

@@ -6,7 +6,7 @@ first ones, a quarter of each batch at random as in ``vibronic thermal``; the ri
 pool, at the level of the labels of each temperature. The error is that of the pool's own mean, without that of the pool. ``labels`` is how many are needed until it stays below a level, over
 the seeds and temperatures: the root-mean-square error, which a single fit gone wrong can rule, and the ``typical`` one (1.48 times the median
 of its modulus). ``saved`` is the ratio of random to chosen at that level. The levels are set by averages of labels alone: the errors that
-50, 100, 200 and 400 of them leave (spread / sqrt(n)). ``covered`` is how often the 95 % interval of the model, widened by cross-validation as
+50, 100, 200 and 400 of them leave (spread / sqrt(n); fewer of a finite pool, whose mean they know the better). ``covered`` is how often the 95 % interval of the model, widened by cross-validation as
 in ``vibronic thermal``, holds the pool's mean, over all numbers of labels::
 
     python benchmarks/thermal_choice.py                # about an hour of one core, half of it labels
@@ -166,7 +166,8 @@ def measured(name: str) -> list[dict]:
         levels = []
         for alone in LEVELS:
             level = spread / alone**0.5
-            row = {"level": level, "labels_alone": alone * len(pools)}  # so many of each temperature
+            # So many of each temperature; in a pool of finite size fewer know its mean as well.
+            row = {"level": level, "labels_alone": round(alone / (1 + alone / POOL)) * len(pools)}
             for how, found in (("rmse", curves), ("typical", typical)):
                 needed = {kind: first_below(curve, level) for kind, curve in found.items()}
                 both = needed["random"] and needed["chosen"]

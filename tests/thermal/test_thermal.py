@@ -24,9 +24,9 @@ from vibronic.labelling.engines import ENGINES, engine
 from vibronic.labelling.ledger import Ledger
 from vibronic.sampling.expansion import Expansion
 from vibronic.thermal import average, report
-from vibronic.thermal.labels import _parabola, _spanned
+from vibronic.thermal.labels import Labels, _parabola, _spanned
 from vibronic.thermal.plan import Plan
-from vibronic.thermal.run import run
+from vibronic.thermal.run import _check_labels, run
 
 
 @pytest.fixture(scope="module")
@@ -364,3 +364,18 @@ def test_kill_9_and_the_same_command_again(copper, tmp_path) -> None:
     assert np.array(list(numbers(a))) == pytest.approx(np.array(list(numbers(b))), rel=1e-6, abs=1e-9)
     with Ledger(whole / "ledger.sqlite") as one, Ledger(killed / "ledger.sqlite") as other:
         assert one.counts() == other.counts()
+
+
+def test_a_pool_smaller_than_what_was_labelled_of_it_is_refused(plan, tmp_path):
+    """Labels are known by their places in the pools: in a smaller one they would be other configurations."""
+    (tmp_path / "rounds.json").write_text(json.dumps([{"asked": [[0, 3], [1, 45]]}]))
+    with pytest.raises(VibronicError, match="take --pool 46 or more"):
+        run(replace(plan, pool=40), tmp_path, "in-process", say=lambda _: None)
+    assert not (tmp_path / "pools").exists()
+
+
+def test_a_temperature_without_labels_is_refused(plan):
+    labels = Labels(engine("emt"), "", {}, plan.target)
+    labels.order, labels.failed = [0, 1], {2, 3}
+    with pytest.raises(VibronicError, match="at 300 K there are 0 labels to average; 2 of 2 configurations"):
+        _check_labels(plan, np.repeat([0, 1], 2), labels, 1)

@@ -10,7 +10,8 @@ symmetry for all but totally symmetric modes, so the second ones are what shifts
 positions can mislead: a network that takes norms of vectors which vanish there (PaiNN) has a cusp, and bends within 1e-4 of
 them as it does nowhere else. Shares of modes are therefore taken from derivatives averaged over the thermal set. In a Gaussian
 set ``<d2P/dQ2> = <Q dP/dQ> / sigma^2`` (integration by parts), and ``<dP/dQ>^2 sigma^2 + 1/2 <d2P/dQ2>^2 sigma^4`` is what one
-mode alone adds to the variance of P. An imaginary mode has no sigma and no share: nan, never that of its modulus.
+mode alone adds to the variance of P. Such a share is ``sigma^2 d<P>/d(sigma^2)``, how far the mean follows the amplitude of the mode: of a P that goes
+with Q^2 it is all that the mode adds, of one that goes with |Q|, as levels do that split, half of it. An imaginary mode has no sigma and no share: nan, never that of its modulus.
 
 Within a set of degenerate modes eigenvectors are arbitrary; only sums of second derivatives and of squared first ones mean something.
 """

@@ -1,7 +1,8 @@
 """Several networks of one kind that start from different weights: their mean, and how far they disagree.
 
 Deep ensembles (Lakshminarayanan, Pritzel, Blundell, arXiv 1612.01474). The members are trained together, in one training
-with one set of checkpoints: the loss is the sum of theirs, and none of them knows of the others.
+with one set of checkpoints: the loss is the sum of theirs, and they have nothing in common but
+the order of the batches and the largest norm of the gradient.
 """
 
 from __future__ import annotations

@@ -103,8 +103,9 @@ class Plan:
 
     @property
     def expands(self) -> bool:
-        """Whether an expansion is looked for: a pressure is that of the given cell, and none at all in one that has expanded."""
-        return self.expansion and self.target != "pressure"
+        """Whether an expansion is looked for: a pressure is that of the given cell, and none at all in one that has expanded; a band edge
+        counts from the average potential, which is set anew at every volume."""
+        return self.expansion and self.target not in ("pressure", "vbm", "cbm")
 
     @property
     def kind(self) -> str:

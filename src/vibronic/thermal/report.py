@@ -55,7 +55,7 @@ def summary(results: dict[str, Any]) -> list[str]:
 
 def _with_error(value: float, half_width: float, sign: str = "+") -> str:
     """A value with as many digits as two of its error."""
-    digits = max(0, 1 - math.floor(math.log10(half_width))) if 0 < half_width < math.inf else 4
+    digits = min(6, max(0, 1 - math.floor(math.log10(half_width)))) if 0 < half_width < math.inf else 4
     return f"{value:{sign}.{digits}f} +/- {half_width:.{digits}f}"
 
 

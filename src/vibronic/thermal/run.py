@@ -86,6 +86,7 @@ def run(
     labelling = _checked(plan)
     check_place(executor, workers, timeout)
     check_plan(out, plan.bound)
+    _check_pool(plan, out / "rounds.json")
     drawn = draw(plan, out, say)
     bind(out, plan.bound)  # only now: a plan that cannot be drawn binds nothing
     options = {"executor": executor, "workers": workers, "timeout": timeout, "retry_failed": retry_failed}
@@ -145,6 +146,33 @@ def run(
     results["missing"] = _missing(plan, results)
     write_json(out / "results.json", results)
     return results
+
+
+def _check_pool(plan: Plan, rounds: Path) -> None:
+    """Labels were asked for by their places in the pools.
+
+    Raises:
+        VibronicError: a pool is smaller than what was labelled of it.
+    """
+    found: list[dict[str, Any]] = (content(rounds) if rounds.exists() else None) or []  # type: ignore[assignment]
+    least = 1 + max((k for one in found for _, k in one["asked"]), default=-1)
+    if plan.pool < least:
+        raise VibronicError(
+            f"this run has labelled configurations beyond a pool of {plan.pool}: take --pool {least} or more, or another --out"
+        )
+
+
+def _check_labels(plan: Plan, where: np.ndarray, labels: Labels, fewest: int) -> list[int]:
+    """How many labels each temperature has.
+
+    Raises:
+        VibronicError: one has fewer than ``fewest``.
+    """
+    counts = np.bincount(where[labels.order], minlength=len(plan.temperatures)).tolist()
+    for t, count in zip(plan.temperatures, counts, strict=True):
+        if count < fewest:
+            raise VibronicError(f"at {t:g} K there are {count} labels to average; {labels.why()}")
+    return counts
 
 
 def _checked(plan: Plan) -> Engine:
@@ -207,13 +235,14 @@ def _with_model(
     while True:
         if len(labels.order) < 5:
             raise VibronicError(f"{len(labels.order)} labels are too few to learn from; {labels.why()}")
+        counts = _check_labels(plan, where, labels, 1)
         surrogate = average.fit(plan.kind, plan.target, [*labels.frames(), *more], settings, surveyed, plan.seed)
         predicted, deviations = surrogate.predictions(candidates), surrogate.deviations(candidates)
         values = [
             average.average(
                 predicted[where == k],
                 deviations[where == k],
-                still.error / len(labels.order) ** 0.5,
+                still.error / counts[k] ** 0.5,
                 standard_error(predicted[where == k], correlated=plan.method == "md"),
                 still.expansion.get(t, (0.0, 0.0))[1],
             )
@@ -288,9 +317,10 @@ def _directly(
     walk.start([p for order in orders for p in order[:each]])
     while True:
         values = []
+        counts = _check_labels(plan, where, labels, 2)
         for k, t in enumerate(plan.temperatures):
             mine = [average.value_of(labels.known[p], plan.target) for p in labels.order if where[p] == k]
-            error = still.error / max(1, len(mine)) ** 0.5
+            error = still.error / counts[k] ** 0.5
             wider = still.expansion.get(t, (0.0, 0.0))[1]
             values.append(average.direct(mine, error, plan.pool, drawn.inefficiency[t], wider))
         walk.note(_round(labels, values, None))
