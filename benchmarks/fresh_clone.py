@@ -15,35 +15,7 @@ import time
 from pathlib import Path
 
 import record
-
-
-def keep_demo(demo: Path) -> None:
-    """The table of the demo: errors of every model, set, size and seed, and what its report concludes."""
-    from vibronic.studies.thermal_answer import verdicts
-
-    def at(v: dict) -> str:
-        return "" if v["temperature_K"] is None else f" at {v['temperature_K']:g} K"
-
-    results = json.loads((demo / "results.json").read_text())
-    run = json.loads((demo / "run.json").read_text())
-    kept = {
-        "what": "the demo: mean absolute errors on molecular dynamics, training sets from phonons and random",
-        "seconds": run["seconds"],
-        "largest size": {
-            f"{v['crystal']} {v['model']} {v['target']} [{v['unit']}] n={v['size']}{at(v)}": {
-                "phonons": sum(v["phonons"]) / len(v["phonons"]),
-                "random": sum(v["random"]) / len(v["random"]),
-                "constant": v["constant"],
-                "random / phonons": v["ratio"],
-                "95 % interval": v["interval"],
-                "better": v["winner"],
-            }
-            for v in verdicts(results["rows"])
-        },
-        "rows": [{k: v for k, v in row.items() if k != "parity"} for row in results["rows"]],
-        "plan": results["plan"],
-    }
-    record.write("thermal_demo", kept, "vibronic demo")
+import thermal_study
 
 
 def main() -> None:
@@ -65,7 +37,7 @@ def main() -> None:
             }
         demo = clone / "vibronic-demo"
         if (demo / "results.json").exists():
-            keep_demo(demo)
+            thermal_study.keep(demo, "thermal_demo", "vibronic demo")
             shutil.copy(demo / "report.html", record.ROOT / "vibronic-demo.html")
     found["unit"] = "s"
     record.write("fresh_clone", found, "python benchmarks/fresh_clone.py")

@@ -4,8 +4,8 @@ Keeps the conclusions of a finished study and the errors of all its models::
 
     vibronic study thermal --crystals Ag3SBr NaCl SrTiO3 Si \\
         --sets phonons random species sites shuffled monte-carlo dynamics --temperature 300 --test_temperatures 500 \\
-        --sizes 30 60 150 --seeds 3 --pool 300 --steps 600 --test 40 --gap_sizes 10 20 40 --explained 8 --out runs/thermal-study
-    python benchmarks/thermal_study.py runs/thermal-study           # some four hours of a core for the first, seconds for this
+        --sizes 30 150 --seeds 3 --pool 300 --steps 600 --test 40 --gap_sizes 10 20 40 --explained 8 --out runs/thermal-study
+    python benchmarks/thermal_study.py runs/thermal-study           # hours of two cores for the first, seconds for this
 
 Writes benchmarks/results/thermal_study.json, or the name given by ``--name``.
 """
@@ -33,7 +33,7 @@ def at(row: dict[str, Any]) -> str:
     return "" if row.get("temperature_K") is None else f" at {row['temperature_K']:g} K"
 
 
-def command(plan: dict[str, Any], folder: Path) -> str:
+def command_of(plan: dict[str, Any]) -> str:
     """The command line that made the study."""
     words = ["vibronic study thermal", f"--seeds {len(plan['seeds'])}"]
     names = ("crystals", "sets", "temperature", "test_temperatures", "sizes", "pool", "steps", "test")
@@ -43,22 +43,17 @@ def command(plan: dict[str, Any], folder: Path) -> str:
             words.append(
                 f"--{name} " + (" ".join(f"{v}" for v in value) if isinstance(value, list) else str(value).lower())
             )
-    return " ".join([*words, f"--out {folder}", "&& python benchmarks/thermal_study.py", str(folder)])
+    return " ".join([*words, "--out runs/thermal-study && python benchmarks/thermal_study.py runs/thermal-study"])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--name", default="thermal_study")
-    options = parser.parse_args()
-    results = json.loads((options.folder / "results.json").read_text())
-    run = json.loads((options.folder / "run.json").read_text())
+def keep(folder: Path, name: str, command: str | None = None) -> Path:
+    """Write the conclusions of the study in ``folder`` to benchmarks/results/NAME.json."""
+    results = json.loads((folder / "results.json").read_text())
     rows = results["rows"]
     found = effects(rows)
     content = {
         "what": "Training sets of one mean-square displacement and what their models know of molecular dynamics",
         "plan": results["plan"],
-        "seconds": run["seconds"],
         "tables": {
             "what each ingredient brings, error without / with it": {
                 line["effect"]: {k: v for k, v in line.items() if k != "effect"} for line in summary(found)
@@ -82,7 +77,15 @@ def main() -> None:
         "errors": errors(rows),
         **({"transfer": errors(results["transfer"]), "donors": results["donors"]} if "transfer" in results else {}),
     }
-    print(record.write(options.name, content, command(results["plan"], Path("runs/thermal-study"))))
+    return record.write(name, content, command or command_of(results["plan"]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--name", default="thermal_study")
+    options = parser.parse_args()
+    print(keep(options.folder, options.name))
 
 
 if __name__ == "__main__":

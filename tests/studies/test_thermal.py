@@ -380,6 +380,10 @@ def test_labels_saved_are_read_off_the_learning_curve():
     (found,) = thermal_answer.labels_saved(rows)
     assert (found["factor"], found["interval"], found["above"], found["claim"]) == (pytest.approx(8), None, 3, "holds")
     assert thermal_report._factor(found) == "more than 8.0"
+    # Sizes that end at five times n: the bound is the claim itself, whatever logarithms round it to.
+    two = {n: [8 / n**0.5] * 3 for n in (30, 150)}
+    rows = curve("random", two) + curve("phonons", {n: [0.1] * 3 for n in two})
+    assert thermal_answer.labels_saved(rows)[0]["claim"] == "holds"
     rows = curve("random", law) + curve("phonons", {n: [7.0] * 3 for n in sizes})
     (found,) = thermal_answer.labels_saved(rows)
     assert (found["factor"], found["below"], found["claim"]) == (pytest.approx(1), 3, "fails")

@@ -42,7 +42,7 @@ class Walk:
 
     def __init__(self, path: Path, labels: Labels, candidates: list[Atoms], pool: int) -> None:
         self.path, self.labels, self.candidates, self.pool = path, labels, candidates, pool
-        self.rounds: list[dict[str, Any]] = (content(path) if path.exists() else None) or []  # type: ignore[assignment]
+        self.rounds = _rounds(path)
 
     def start(self, first: Sequence[int]) -> None:
         """Label what was asked for before, or else ``first``."""
@@ -148,14 +148,18 @@ def run(
     return results
 
 
+def _rounds(path: Path) -> list[dict[str, Any]]:
+    """What was asked for so far."""
+    return (content(path) if path.exists() else None) or []  # type: ignore[return-value]
+
+
 def _check_pool(plan: Plan, rounds: Path) -> None:
     """Labels were asked for by their places in the pools.
 
     Raises:
         VibronicError: a pool is smaller than what was labelled of it.
     """
-    found: list[dict[str, Any]] = (content(rounds) if rounds.exists() else None) or []  # type: ignore[assignment]
-    least = 1 + max((k for one in found for _, k in one["asked"]), default=-1)
+    least = 1 + max((k for one in _rounds(rounds) for _, k in one["asked"]), default=-1)
     if plan.pool < least:
         raise VibronicError(
             f"this run has labelled configurations beyond a pool of {plan.pool}: take --pool {least} or more, or another --out"
@@ -317,10 +321,10 @@ def _directly(
     walk.start([p for order in orders for p in order[:each]])
     while True:
         values = []
-        counts = _check_labels(plan, where, labels, 2)
+        _check_labels(plan, where, labels, 2)
         for k, t in enumerate(plan.temperatures):
             mine = [average.value_of(labels.known[p], plan.target) for p in labels.order if where[p] == k]
-            error = still.error / counts[k] ** 0.5
+            error = still.error / len(mine) ** 0.5
             wider = still.expansion.get(t, (0.0, 0.0))[1]
             values.append(average.direct(mine, error, plan.pool, drawn.inefficiency[t], wider))
         walk.note(_round(labels, values, None))

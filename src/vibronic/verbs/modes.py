@@ -220,7 +220,7 @@ def _told_of_vibrations(response: Response, thermal: Thermal, averages: Sequence
     summed = float(np.nansum(thermal.shift))
     told.append(
         f"vibrations shift the {r.target} by {thermal.total:+.4g} +/- {thermal.total_error:.2g} {unit} at {r.temperature:g} K (all "
-        f"orders, {thermal.n} configurations); the shares of the modes, which follow their amplitudes, sum to {summed:+.4g} {unit}"
+        f"orders, {thermal.n} configurations); the shares of the modes, by how far it follows the amplitude of each, sum to {summed:+.4g} {unit}"
     )
     if len(averages) > 1:
         scatter = float(np.std([one.total for one in averages], ddof=1))
