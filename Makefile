@@ -20,7 +20,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev,docs]'
 	@touch $@
 
-demo: $(READY) ## the main job on embedded data, about 13 minutes on 2 cores
+demo: $(READY) ## the main job on embedded data, about 11 minutes on 2 cores
 	$(BIN)/vibronic demo
 
 test: $(READY) ## all tests but the slow ones
