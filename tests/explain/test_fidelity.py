@@ -13,11 +13,12 @@ from vibronic.core.batch import Batch
 from vibronic.core.errors import VibronicError
 from vibronic.core.model import Model
 from vibronic.core.scatter import scatter_sum
+from vibronic.core.statistics import geometric_mean
 from vibronic.core.targets import Target
 from vibronic.data.dataset import GraphData
 from vibronic.explain import fidelity as room
 from vibronic.explain.attribution import attribute
-from vibronic.explain.fidelity import ENOUGH, _geometric, fidelity, untrained
+from vibronic.explain.fidelity import ENOUGH, fidelity, untrained
 from vibronic.learning import store
 
 SITES = [(0.5, 0.5, 0), (0.5, 0, 0.5), (0, 0.5, 0.5), (0.5, 0.5, 0.5), (0, 0, 0)]
@@ -201,7 +202,7 @@ def test_few_structures_say_nothing_and_one_has_no_interval() -> None:
 def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
     """Log ratios that scatter about zero from structure to structure, as few structures as are allowed to speak."""
     logs = np.random.default_rng(0).normal(0, 0.3, (2000, ENOUGH))
-    inside = [low < 1 < high for _, (low, high) in map(_geometric, logs)]
+    inside = [low < 1 < high for _, (low, high) in map(geometric_mean, logs)]
     assert np.mean(inside) == pytest.approx(0.95, abs=0.015)
 
 

@@ -166,13 +166,6 @@ def test_a_winner_needs_an_interval_without_one():
     assert thermal_answer.verdicts([{**r, "constant": 0.5} for r in rows])[0]["winner"] == "none"
 
 
-def test_the_interval_is_students(plan):
-    """Ratios 2, 2.2, 1.8 over seeds: mean of logs 0.690, standard error 0.058, t(2) = 4.303."""
-    _, low, high = thermal_answer.geometric(np.log([2.0, 2.2, 1.8]))
-    assert low == pytest.approx(1.553, abs=0.01)
-    assert high == pytest.approx(2.561, abs=0.02)
-
-
 def test_seeds_share_no_structure_and_sizes_are_nested(tmp_path: Path):
     plan = Plan(sizes=(4, 7), seeds=(3, 4))
     jobs = [j for j in thermal_models.potential_jobs(plan, "X", tmp_path) if (j.kind, j.set) == ("painn", "phonons")]

@@ -22,7 +22,7 @@ from ase import Atoms
 from vibronic.core.batch import Batch
 from vibronic.core.errors import VibronicError
 from vibronic.core.model import Model
-from vibronic.core.statistics import half_width
+from vibronic.core.statistics import geometric_mean
 from vibronic.explain.attribution import attribute, average, undirected
 from vibronic.learning import store
 
@@ -181,7 +181,7 @@ def fidelity(
         for name, several in (("untrained", others), ("itself", themselves)):
             parts[name].append((np.concatenate([a for a, _ in several]), np.concatenate([b for _, b in several])))
     logs = {name: np.array([_logarithm(*pair) for pair in part]) for name, part in parts.items()}
-    advantage, advantage_interval = _geometric(logs["removed"] - logs["untrained"])
+    advantage, advantage_interval = geometric_mean(logs["removed"] - logs["untrained"])
     unit = next(t.unit for t in models[0].targets if t.name == target)
     return Fidelity(
         target=target,
@@ -287,14 +287,8 @@ def _logarithm(top: np.ndarray, random: np.ndarray) -> float:
     return float(np.log((top.mean(axis=-1) + tiny) / (random.mean(axis=(1, 2)) + tiny)).mean())
 
 
-def _geometric(logarithms: np.ndarray) -> tuple[float, tuple[float, float] | None]:
-    """Geometric mean over structures and its interval."""
-    mean, half = float(logarithms.mean()), half_width(logarithms)
-    return float(np.exp(mean)), None if half is None else (float(np.exp(mean - half)), float(np.exp(mean + half)))
-
-
 def _contrast(part: list[tuple[np.ndarray, np.ndarray]], logarithms: np.ndarray) -> Contrast:
-    ratio, interval = _geometric(logarithms)
+    ratio, interval = geometric_mean(logarithms)
     beaten = [(b.mean(axis=1) < a.mean(axis=-1)[:, None]).mean() for a, b in part]
     return Contrast(
         change=np.mean([a.mean(axis=0) for a, _ in part], axis=0).tolist(),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vibronic.core.errors import VibronicError
-from vibronic.core.statistics import half_width
+from vibronic.core.statistics import geometric_mean, half_width
 from vibronic.explain.attribution import Attribution
 
 WIDTH = 0.5
@@ -139,15 +139,10 @@ def leading(found: Sequence[Sequence[Attribution]], longest: float | None = None
     order = np.argsort(-means.mean(axis=0))
     if len(names) == 1:
         return Leading(str(names[0]), "", 1.0, None, len(means), len(means))
-    logs = np.log(means[:, order[0]]) - np.log(means[:, order[1]])
-    half = half_width(logs)
-    interval = (
-        None if half is None else (float(np.exp(logs.mean() - half)), float(np.exp(min(logs.mean() + half, 700))))
-    )
+    # A kind of bond that matters nothing at all still gives a number.
+    ratio, interval = geometric_mean(np.clip(np.log(means[:, order[0]]) - np.log(means[:, order[1]]), -700, 700))
     first = int((means.argmax(axis=1) == order[0]).sum())
-    return Leading(
-        str(names[order[0]]), str(names[order[1]]), float(np.exp(min(logs.mean(), 700))), interval, first, len(means)
-    )
+    return Leading(str(names[order[0]]), str(names[order[1]]), ratio, interval, first, len(means))
 
 
 def _pooled(found: Sequence[Sequence[Attribution]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from vibronic.core.statistics import half_width
+from vibronic.core.statistics import geometric_mean
 
 Rows = list[dict[str, Any]]
 
@@ -27,6 +27,8 @@ EFFECTS = {
 anharmonicity and amplitude together."""
 CLAIM = 5.0
 """The claim that is tested: n phonon labels are as good as this many times n random ones."""
+EVERYTHING = (0.0, float(np.exp(700.0)))
+"""The interval that a single value leaves: finite, since it goes into JSON."""
 
 
 def comparisons(rows: Rows) -> Iterator[tuple[dict[str, Any], Rows]]:
@@ -97,7 +99,7 @@ def summary(found: Rows) -> Rows:
             float(np.mean([np.log(f["ratio"]) for f in told if f["crystal"] == crystal]))
             for crystal in dict.fromkeys(f["crystal"] for f in told)
         ]
-        ratio, low, high = geometric(np.array(logs)) if logs else (None, None, None)
+        ratio, low, high = _bounded(logs) if logs else (None, None, None)
         without, having = EFFECTS[effect]
         count = {w: sum(f["winner"] == w for f in mine) for w in (having, without, "open", "none")}
         lines.append(
@@ -146,7 +148,7 @@ def labels_saved(rows: Rows) -> Rows:
             below += bool(curve[0] <= aim)
             # Logarithms and back: a curve that ends at five times n must not end a rounding below it.
             factors.append(round(_crossing(np.log(sizes), np.log(curve), np.log(aim)) / n, 9))
-        factor, low, high = geometric(np.log(factors))
+        factor, low, high = _bounded(np.log(factors))
         exact = not above and not below
         if len(seeds) == 1:
             claim = "open"
@@ -184,11 +186,10 @@ def without_offset(row: dict[str, Any]) -> float | None:
     return float(np.abs(difference - difference.mean()).mean()) * (row["mae"] / raw if raw else 1.0)
 
 
-def geometric(logarithms: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
-    """Geometric mean and its 95 % interval, which is everything when there is one value."""
-    mean, half = float(np.mean(logarithms)), half_width(logarithms)
-    half = np.inf if half is None else half
-    return float(np.exp(mean)), float(np.exp(mean - half)), float(np.exp(min(mean + half, 700.0)))
+def _bounded(logarithms: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
+    """Geometric mean and its interval, which is everything when there is one value."""
+    mean, interval = geometric_mean(logarithms)
+    return mean, *(interval or EVERYTHING)
 
 
 def _errors(rows: Rows) -> dict[tuple[str, int], dict[int, float]]:
@@ -205,7 +206,7 @@ def _contrast(
     """Error of one set over that of another, and which is better."""
     first, second = (errors[label, size] for label in (worse, better))
     seeds = [s for s in first if s in second]
-    ratio, low, high = geometric([np.log(first[s]) - np.log(second[s]) for s in seeds])
+    ratio, low, high = _bounded([np.log(first[s]) - np.log(second[s]) for s in seeds])
     if min(np.mean(list(first.values())), np.mean(list(second.values()))) >= constant:
         winner = "none"
     else:
