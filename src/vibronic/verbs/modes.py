@@ -136,8 +136,12 @@ def vibrations(
         constants = _force_constants(reference, (atoms, supercell), calculator, displacement, force_constants)
         findings = list(constants.findings)
         if imaginary != "leave":
-            sampler, findings = prepare_phonons(constants, temperature, imaginary, statistics, calculator, seed=seed)
-            constants = sampler.force_constants
+            bare = constants.modes().describe()
+            # The force constants alone: no mode is capped here, one without an amplitude is told.
+            constants = prepare_phonons(constants, temperature, imaginary, statistics, calculator, seed=seed)[
+                0
+            ].force_constants
+            findings = [*constants.findings, f"without temperature, {bare}"]
         respond = [modes_of.respond(p, constants, temperature, statistics) for p in track(properties, "Vibrations")]
         average = [
             modes_of.thermal_average(p, constants, temperature, statistics, n, seed)
