@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -233,14 +234,25 @@ def test_what_is_missing_is_said(plan, tmp_path) -> None:
     alone = replace(small, model=None)
     results = run(alone, tmp_path / "b", "in-process", say=lambda _: None)
     assert results["labels"] <= 23
-    assert "raise --pool and --budget, or use a model" in results["missing"]
+    assert re.search(
+        r"of which the pool leaves .*: raise --pool to \d+ and --budget with it, or use a model", results["missing"]
+    )
+    richer = run(replace(alone, budget=60), tmp_path / "b", "in-process", say=lambda _: None)
+    assert richer["labels"] == results["labels"]  # no label narrows what the pool leaves
 
 
 def test_dynamics_has_no_zero_point(plan, tmp_path) -> None:
-    md = replace(plan, method="md", statistics="classical", temperatures=(300.0,), pool=20, tolerance=0.01)
+    md = replace(plan, method="md", statistics="classical", temperatures=(300.0,), pool=22, tolerance=0.01)
     results = run(md, tmp_path, "in-process", say=lambda _: None)
     assert "zero_point" not in results["temperatures"][0]
-    assert "no zero-point motion" in (tmp_path / "pools.json").read_text()
+    said = (tmp_path / "pools.json").read_text()
+    assert "no zero-point motion" in said
+    assert "4 trajectories" in said
+    pool = read_structures(tmp_path / "pools" / "300-K.extxyz")
+    seeds = [atoms.info["seed"] for atoms in pool]
+    assert len(pool) == 22
+    assert seeds == [*seeds[:4] * 5, *seeds[:2]]  # in turn
+    assert len(set(seeds)) == 4
     report.write(tmp_path)
 
 

@@ -30,32 +30,36 @@ def mean_square_displacements(snapshots: Sequence[Atoms], reference: Atoms) -> d
     return {species: mean for species, (mean, _) in _component_statistics(snapshots, reference).items()}
 
 
-def statistical_inefficiency(values: Sequence[float] | np.ndarray) -> float:
-    """How many consecutive ``values`` (n,) of one trajectory count as one independent value, at least 1.
+def statistical_inefficiency(values: Sequence[float] | np.ndarray, trajectories: int = 1) -> float:
+    """How many consecutive ``values`` (n,) of a trajectory count as one independent value, at least 1.
 
     g = 1 + 2 sum_k (1 - k/n) rho_k up to the first autocorrelation rho_k that is not positive, beyond which there is
-    only noise (Chodera et al., J. Chem. Theory Comput. 3, 26 (2007)).
+    only noise (Chodera et al., J. Chem. Theory Comput. 3, 26 (2007)). Several ``trajectories`` take turns in ``values``;
+    deviations are from their common mean, so what stays in one of them all its length counts too.
     """
     deviation = np.asarray(values, dtype=float) - np.mean(values)
-    n, square = len(deviation), float(deviation @ deviation)
+    square = float(deviation @ deviation)
     if square == 0:
         return 1.0
-    terms = np.correlate(deviation, deviation, "full")[n:] / square  # (1 - k/n) rho_k for k = 1, 2, ...
+    n = -(-len(deviation) // trajectories)
+    terms = np.zeros(n - 1)  # (1 - k/n) rho_k for k = 1, 2, ...
+    for one in (deviation[k::trajectories] for k in range(trajectories)):
+        terms[: len(one) - 1] += np.correlate(one, one, "full")[len(one) :] / square
     first = int(np.argmax(terms <= 0)) if (terms <= 0).any() else n
     return 1.0 + 2.0 * float(terms[:first].sum())
 
 
-def standard_error(values: Sequence[float] | np.ndarray, correlated: bool) -> float:
+def standard_error(values: Sequence[float] | np.ndarray, trajectories: int) -> float:
     """Standard error of the mean of ``values`` (n,), in their unit; NaN for fewer than two.
 
     Args:
         values: one number per configuration.
-        correlated: they are in the order of one trajectory, so that n values count as n / g independent ones
-            (``statistical_inefficiency``).
+        trajectories: that take turns in them, so that n values count as n / g independent ones
+            (``statistical_inefficiency``); 0 for independent values.
     """
     if len(values) < 2:
         return float("nan")
-    g = statistical_inefficiency(values) if correlated else 1.0
+    g = statistical_inefficiency(values, trajectories) if trajectories else 1.0
     return float(np.std(values, ddof=1) * np.sqrt(g / len(values)))
 
 
@@ -195,12 +199,11 @@ def _environments(atoms: Atoms, species: Sequence[int], cutoff: float) -> np.nda
 def _component_statistics(snapshots: Sequence[Atoms], reference: Atoms) -> dict[str, tuple[float, float]]:
     """Species -> mean and standard error of <u_x^2> over the snapshots."""
     squared = (displacements_of(snapshots, reference) ** 2).mean(axis=2)
-    correlated = _is_dynamics(snapshots)
     symbols = np.array(reference.get_chemical_symbols())
     result = {}
     for species in np.unique(symbols):
         values = squared[:, symbols == species].mean(axis=1)
-        result[str(species)] = (float(values.mean()), standard_error(values, correlated))
+        result[str(species)] = (float(values.mean()), standard_error(values, int(_is_dynamics(snapshots))))
     return result
 
 

@@ -47,6 +47,7 @@ __all__ = [
     "effective_force_constants",
     "force_constants",
     "mode_variances",
+    "displaced_start",
     "prepare_phonons",
     "read_force_constants",
     "sscha_force_constants",
@@ -394,7 +395,7 @@ def prepare_phonons(
             timestep=2.0,
             equilibration=400,
             interval=20,
-            start=_displaced_start(force_constants, temperature, seed),
+            start=displaced_start(force_constants, temperature, seed),
             progress=progress,
         )
         labelled = dynamics.sample(force_constants.supercell, snapshots, seed)
@@ -415,10 +416,9 @@ def prepare_phonons(
     return sampler, [_sentence(finding) for finding in findings]
 
 
-def _displaced_start(constants: ForceConstants, temperature: float, seed: int) -> Atoms:
-    """Where to start dynamics from: a crystal on a saddle point of its energy takes long to leave it by itself."""
-    reference = constants.supercell
-    closest = CLOSEST * shortest_pair(reference)[0]
+def displaced_start(constants: ForceConstants, temperature: float, seed: int) -> Atoms:
+    """Where to start dynamics of ``constants.supercell``: a crystal on a saddle point takes long to leave it by itself."""
+    reference, closest = constants.supercell, CLOSEST * shortest_pair(constants.supercell)[0]
     start = Phonons(constants, temperature, "classical", "cap", min_distance=closest, cap_frequency=SOFTEST)
     return start.sample(reference, 1, seed)[0]
 

@@ -27,7 +27,6 @@ from vibronic.data.dataset import read_labelled, read_structures, write_structur
 from vibronic.data.sources import crystal as read_crystal
 from vibronic.labelling.engines import engine
 from vibronic.labelling.executors import processes
-from vibronic.sampling.sampler import CLOSEST, shortest_pair
 from vibronic.studies.thermal_explain import explain_gap
 from vibronic.studies.thermal_models import bar, gap_facts, gap_jobs, held_out, learn, potential_jobs, transfer_jobs
 from vibronic.studies.thermal_plan import Plan
@@ -93,7 +92,7 @@ def _trajectory(plan: Plan, name: str, folder: Path, purpose: _Purpose, temperat
     needed, and only computed, where harmonic modes are imaginary.
     """
     from vibronic.sampling.dynamics import Dynamics
-    from vibronic.sampling.phonons import Phonons
+    from vibronic.sampling.phonons import displaced_start
 
     path = plan.test_file(folder, temperature) if purpose == "test" else folder / f"{purpose}.extxyz"
     if path.exists():
@@ -110,9 +109,6 @@ def _trajectory(plan: Plan, name: str, folder: Path, purpose: _Purpose, temperat
         n, interval = plan.fit_snapshots, max(1, plan.interval // 2)
     else:
         return
-    closest = CLOSEST * shortest_pair(harmonic.supercell)[0]
-    # A crystal that sits on a saddle takes long to leave it by itself: start displaced along the unstable modes.
-    start = Phonons(harmonic, temperature, plan.statistics, "cap", min_distance=closest)
     dynamics = Dynamics(
         engine(plan.engine).calculator(),
         temperature,
@@ -120,7 +116,7 @@ def _trajectory(plan: Plan, name: str, folder: Path, purpose: _Purpose, temperat
         friction=plan.friction,
         equilibration=plan.equilibration,
         interval=interval,
-        start=start.sample(harmonic.supercell, 1, seed)[0],
+        start=displaced_start(harmonic, temperature, seed),
     )
     write_structures(path, dynamics.sample(harmonic.supercell, n, seed))
 

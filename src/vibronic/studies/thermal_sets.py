@@ -88,7 +88,7 @@ def draw(plan: Plan, name: str, folder: Path) -> list[str]:
                     "species": s,
                     "set": label,
                     "sampled": per_frame.mean(),
-                    "error": standard_error(per_frame, correlated="dynamics" in label),
+                    "error": standard_error(per_frame, trajectories=int("dynamics" in label)),
                     "theory": np.trace(theory[symbols == s].mean(axis=0)) / 3 if label == "phonons" else None,
                 }
             )

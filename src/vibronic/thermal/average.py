@@ -37,18 +37,27 @@ Z95 = 1.959964
 
 @dataclass(frozen=True)
 class Value:
-    """An average and the half widths of its 95 % intervals, in the unit that is shown (:func:`unit_of`)."""
+    """An average and the half widths of its 95 % intervals, in the unit that is shown (:func:`unit_of`).
+
+    ``pooled`` is the part of ``sampling`` that no label narrows: the pool is finite.
+    """
 
     mean: float
     sampling: float = 0.0
     model: float = 0.0
     label: float = 0.0
     expanding: float = 0.0
+    pooled: float = 0.0
 
     @property
     def half_width(self) -> float:
         """All of them together; they are independent."""
         return float(np.sqrt(self.sampling**2 + self.model**2 + self.label**2 + self.expanding**2))
+
+    @property
+    def floor(self) -> float:
+        """What no further label narrows: the pool, and the expansion."""
+        return float(np.hypot(self.pooled, self.expanding))
 
 
 @dataclass(frozen=True)
@@ -222,14 +231,14 @@ def average(
         expanding: half width of what the expansion adds.
     """
     model = float(deviations.mean(0).square().sum().sqrt())
-    return Value(float(predictions.mean()), Z95 * sampling, Z95 * model, label, expanding)
+    return Value(float(predictions.mean()), Z95 * sampling, Z95 * model, label, expanding, Z95 * sampling)
 
 
-def difference(a: tuple[np.ndarray, Tensor], b: tuple[np.ndarray, Tensor]) -> Value:
-    """The average of pool ``a`` minus that of ``b``, both (predictions, deviations), drawn with the same random numbers."""
+def difference(a: tuple[np.ndarray, Tensor], b: tuple[np.ndarray, Tensor]) -> tuple[float, float]:
+    """The average of pool ``a`` minus that of ``b``, both (predictions, deviations), drawn with the same random numbers; and its half width."""
     change = a[0] - b[0]
     model = float((a[1].mean(0) - b[1].mean(0)).square().sum().sqrt())
-    return Value(float(change.mean()), Z95 * float(change.std(ddof=1)) / len(change) ** 0.5, Z95 * model)
+    return float(change.mean()), Z95 * float(np.hypot(model, change.std(ddof=1) / len(change) ** 0.5))
 
 
 def direct(
@@ -252,6 +261,6 @@ def direct(
     m = len(labels)
     if m < 2:
         return Value(float(np.mean(labels)) if m else np.nan, np.inf)
-    variance = np.var(labels, ddof=1) * ((1 - m / pool) / m + inefficiency / pool)
-    half = float(t.ppf(0.975, m - 1) * np.sqrt(variance))
-    return Value(float(np.mean(labels)), half, 0.0, label, expanding)
+    one = float(t.ppf(0.975, m - 1) * np.std(labels, ddof=1))
+    pooled, sampling = (one * x**0.5 for x in (inefficiency / pool, (1 - m / pool) / m + inefficiency / pool))
+    return Value(float(np.mean(labels)), sampling, 0.0, label, expanding, pooled)

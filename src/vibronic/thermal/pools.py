@@ -7,7 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from ase import Atoms
+from ase.calculators.calculator import Calculator
 
 from vibronic.core.errors import VibronicError
 from vibronic.core.folder import content
@@ -18,12 +20,16 @@ from vibronic.labelling.engines import engine
 from vibronic.sampling.checks import statistical_inefficiency
 from vibronic.sampling.dynamics import Dynamics
 from vibronic.sampling.expansion import Expansion, expansion
-from vibronic.sampling.harmonic import force_constants, repeat
-from vibronic.sampling.phonons import Phonons, prepare_phonons
+from vibronic.sampling.harmonic import ForceConstants, force_constants
+from vibronic.sampling.phonons import Phonons, displaced_start, prepare_phonons
 from vibronic.sampling.relax import relax
-from vibronic.sampling.sampler import CLOSEST, shortest_pair
+from vibronic.sampling.sampler import CLOSEST, displacements_of, shortest_pair
 from vibronic.thermal.plan import Plan
 
+TRAJECTORIES = 4
+"""Of dynamics at each temperature: what one keeps for longer than it lasts, such as the side on which an atom sits, is seen beside others."""
+EQUILIBRATION = 500
+"""Steps of each before its first snapshot, from a displaced start."""
 ZERO_POINT = "zero-point"
 OTHER = "other statistics"
 
@@ -46,7 +52,8 @@ class Drawn:
         pools: configurations by key.
         expansion: None where there is none.
         harmonic: mean harmonic energy per atom (eV) of the pool of each temperature (K), for phonons.
-        inefficiency: how many snapshots of the dynamics at each temperature count as one; 1 for phonons.
+        inefficiency: how many snapshots of the dynamics at each temperature count as one (the slowest of what is known before labels);
+            1 for phonons. Its trajectories take turns in the pool.
         findings: plain sentences.
     """
 
@@ -83,6 +90,28 @@ def draw(plan: Plan, out: Path, say: Callable[[str], None]) -> Drawn:
     return Drawn(reference, pools, grown, harmonic, inefficiency, found["findings"])
 
 
+def _trajectories(
+    constants: ForceConstants, calculator: Calculator, temperature: float, pool: int, seed: int
+) -> list[Atoms]:
+    """Snapshots of independent trajectories in turn, so that a larger pool begins with a smaller one."""
+    each = []
+    for k in range(seed, seed + TRAJECTORIES):
+        start = displaced_start(constants, temperature, k)
+        dynamics = Dynamics(calculator, temperature, equilibration=EQUILIBRATION, start=start, progress=True)
+        each.append(dynamics.sample(constants.supercell, -(-pool // TRAJECTORIES), k))
+    return [atoms for moment in zip(*each, strict=True) for atoms in moment][:pool]
+
+
+def _slowest(snapshots: list[Atoms], reference: Atoms) -> float:
+    """Statistical inefficiency of the slowest of: potential energy, pressure, and how far the atoms of each element are displaced."""
+    squared = (displacements_of(snapshots, reference) ** 2).sum(axis=2)
+    known = [squared[:, reference.numbers == z].mean(axis=1) for z in np.unique(reference.numbers)]
+    known.append(np.array([a.calc.results["energy"] for a in snapshots]))
+    if all("stress" in a.calc.results for a in snapshots):
+        known.append(np.array([a.calc.results["stress"][:3].mean() for a in snapshots]))
+    return max(statistical_inefficiency(values, TRAJECTORIES) for values in known)
+
+
 def _draw(plan: Plan, out: Path, record: Path) -> None:
     atoms = read_crystal(plan.crystal)
     if not atoms.pbc.all():
@@ -100,18 +129,18 @@ def _draw(plan: Plan, out: Path, record: Path) -> None:
     pools: Pools = {}
     found: Expansion | None = None
     harmonic, inefficiency = {}, dict.fromkeys(plan.temperatures, 1.0)
+    constants = force_constants(atoms, plan.supercell, calculator)
+    reference = constants.supercell
+    reference.info["parent"] = parent
     if plan.method == "md":
-        reference = repeat(atoms, plan.supercell)
-        reference.info["parent"] = parent
         for k, t in enumerate(plan.temperatures):
-            dynamics = Dynamics(calculator, t, progress=True)
-            pools[name(t)] = dynamics.sample(reference, plan.pool, plan.seed + k)
-            inefficiency[t] = statistical_inefficiency([a.get_potential_energy() for a in pools[name(t)]])
+            pools[name(t)] = _trajectories(constants, calculator, t, plan.pool, plan.seed + k * TRAJECTORIES)
+            inefficiency[t] = _slowest(pools[name(t)], reference)
+            findings.append(
+                f"{t:g} K: {TRAJECTORIES} trajectories; of their {plan.pool} snapshots {inefficiency[t]:.1f} count as an independent one."
+            )
         findings.append("Dynamics is classical: it has no zero-point motion.")
     else:
-        constants = force_constants(atoms, plan.supercell, calculator)
-        constants.supercell.info["parent"] = parent
-        reference = constants.supercell
         closest = CLOSEST * shortest_pair(reference)[0]
         for t in plan.temperatures:
             sampler, said = prepare_phonons(

@@ -29,7 +29,7 @@ from vibronic.thermal import average, choice
 from vibronic.thermal.average import Z95, Surrogate, Value
 from vibronic.thermal.labels import Labels, Undisplaced, undisplaced
 from vibronic.thermal.plan import FEWEST, FRACTION, Plan
-from vibronic.thermal.pools import OTHER, ZERO_POINT, Drawn, Pools, draw, name
+from vibronic.thermal.pools import OTHER, TRAJECTORIES, ZERO_POINT, Drawn, Pools, draw, name
 
 RANDOM_ORDERS = 5
 SUSPICIOUS = 0.5
@@ -104,7 +104,7 @@ def run(
     if plan.model is None:
         values = _directly(plan, where, turn, still, drawn, walk, say)
     else:
-        values, surrogate = _with_model(plan, where, turn, still, walk, say)
+        values, surrogate = _with_model(plan, where, turn, still, drawn, walk, say)
         parts = _parts(plan, drawn.pools, surrogate, still)
         store.save(surrogate.model, out / "model", store.Card(data=describe(labels.frames())))
     ensemble = _ensemble(plan, walk, still.atoms, drawn)
@@ -222,6 +222,7 @@ def _with_model(
     where: np.ndarray,
     turn: np.ndarray,
     still: Undisplaced,
+    drawn: Drawn,
     walk: Walk,
     say: Say,
 ) -> tuple[list[Value], Surrogate]:
@@ -247,7 +248,7 @@ def _with_model(
                 predicted[where == k],
                 deviations[where == k],
                 still.error / counts[k] ** 0.5,
-                standard_error(predicted[where == k], correlated=plan.method == "md"),
+                _sampling(predicted[where == k], surrogate.noise, drawn.inefficiency[t], plan.method == "md"),
                 still.expansion.get(t, (0.0, 0.0))[1],
             )
             for k, t in enumerate(plan.temperatures)
@@ -272,6 +273,12 @@ def _with_model(
         wanted = choice.choose(deviations, goals, surrogate.noise, size - at_random, limits, taken)
         free = np.setdiff1d(np.arange(len(candidates)), [*taken, *wanted])
         walk.ask(wanted + _in_turn(free, turn)[:at_random])
+
+
+def _sampling(predicted: np.ndarray, noise: float, inefficiency: float, dynamics: bool) -> float:
+    """Standard error of the mean of a pool: of what the model sees, and of what it misses, which follows the dynamics as well."""
+    missed = noise * ((inefficiency - 1) / len(predicted)) ** 0.5
+    return float(np.hypot(standard_error(predicted, TRAJECTORIES if dynamics else 0), missed))
 
 
 def _in_turn(places: np.ndarray, turn: np.ndarray) -> list[int]:
@@ -331,7 +338,8 @@ def _directly(
         say(_told(plan, labels, values))
         left = plan.budget - labels.count
         rest = [[p for p in order if p not in labels.known and p not in labels.failed] for order in orders]
-        open_ = [k for k, v in enumerate(values) if v.half_width > plan.tolerance and rest[k]]
+        # Where the pool or the expansion alone is too wide, what is missing is not labels.
+        open_ = [k for k, v in enumerate(values) if v.floor <= plan.tolerance < v.half_width and rest[k]]
         if not open_ or left < 1:
             return values
         wanted: list[int] = []
@@ -384,17 +392,13 @@ def _parts(plan: Plan, pools: Pools, surrogate: Surrogate, still: Undisplaced) -
             for key in (name(t), name(t, ZERO_POINT), name(t, OTHER))
         )
         quantum, classical = (here, other) if plan.statistics == "quantum" else (other, here)
-        zero = average.average(*cold, still.error, standard_error(cold[0], correlated=False))
+        zero = average.average(*cold, still.error, standard_error(cold[0], 0))
         found[t] = {
-            "zero_point": {"value": zero.mean - still.static, "half_width": zero.half_width},
-            "thermal": _plain(average.difference(quantum, cold)),
-            "quantum_less_classical": _plain(average.difference(quantum, classical)),
+            "zero_point": _pair((zero.mean - still.static, zero.half_width)),
+            "thermal": _pair(average.difference(quantum, cold)),
+            "quantum_less_classical": _pair(average.difference(quantum, classical)),
         }
     return found
-
-
-def _plain(value: Value) -> dict[str, float]:
-    return {"value": value.mean, "half_width": value.half_width}
 
 
 def _spread(labels: Labels, where: np.ndarray, k: int, pool: list[Atoms], surrogate: Surrogate | None) -> float:
@@ -430,15 +434,14 @@ def _missing(plan: Plan, results: dict[str, Any]) -> str:
     parts = {p: worst[p] for p in ("sampling", "model", "label", "expanding")}
     largest = max(parts, key=lambda p: parts[p])
     half = f"the interval at {worst['temperature']:g} K is +/- {worst['half_width']:.3g} {results['unit']}"
-    if plan.model is None:
-        more = int(np.ceil((Z95 * worst["spread"] / plan.tolerance) ** 2))
-        if more > plan.pool:
-            return f"{half}: about {more} labels at this temperature would meet the tolerance; raise --pool and --budget, or use a model"
-        return (
-            f"{half}: about {more} labels at this temperature would meet the tolerance; raise --budget, or use a model"
-        )
+    more = int(np.ceil(plan.pool * (worst["pooled"] / (0.5 * plan.tolerance)) ** 2))
+    if plan.model is None and largest == "sampling":
+        if worst["pooled"] > plan.tolerance:
+            return f"{half}, of which the pool leaves {worst['pooled']:.3g}: raise --pool to {more} and --budget with it, or use a model"
+        left = plan.tolerance**2 - sum(worst[p] ** 2 for p in ("pooled", "label", "expanding"))
+        labels = int(np.ceil(1 / (1 / plan.pool + max(left, 0.0) / (Z95 * worst["spread"]) ** 2)))
+        return f"{half}: about {labels} labels at this temperature would meet the tolerance; raise --budget, or use a model"
     if largest == "sampling":
-        more = int(np.ceil(plan.pool * (parts["sampling"] / (0.5 * plan.tolerance)) ** 2))
         return f"{half}, most of it of sampling: draw a larger pool (--pool {more}); it costs no labels"
     if largest == "expanding":
         return f"{half}, most of it of the labels of strained crystals: converge the engine better (--settings), or --no-expansion true"
