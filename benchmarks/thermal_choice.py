@@ -2,11 +2,11 @@
 
 A pool of configurations per temperature is labelled in full by the embedded engine, so that the truth of the pool is known. Then
 labels are handed out as if they were expensive: at random, or chosen by ``vibronic.thermal.choice``, in batches of eight after 16
-first ones, a quarter of each batch at random as in ``vibronic thermal``; the ridge of the package learns from them and predicts the rest of the
+first ones, as many of each batch at random as in ``vibronic thermal``; the ridge of the package learns from them and predicts the rest of the
 pool, at the level of the labels of each temperature. The error is that of the pool's own mean, without that of the pool. ``labels`` is how many are needed until it stays below a level, over
 the seeds and temperatures: the root-mean-square error, which a single fit gone wrong can rule, and the ``typical`` one (1.48 times the median
 of its modulus). ``saved`` is the ratio of random to chosen at that level. The levels are set by averages of labels alone: the errors that
-50, 100, 200 and 400 of them leave (spread / sqrt(n); fewer of a finite pool, whose mean they know the better). ``covered`` is how often the 95 % interval of the model, widened by cross-validation as
+50, 100, 200, 400 and 800 of them leave (spread / sqrt(n); fewer of a finite pool, whose mean they know the better). ``covered`` is how often the 95 % interval of the model, widened by cross-validation as
 in ``vibronic thermal``, holds the pool's mean, over all numbers of labels::
 
     python benchmarks/thermal_choice.py                # about an hour of one core, half of it labels
@@ -36,11 +36,12 @@ from vibronic.sampling.phonons import Phonons
 from vibronic.sampling.relax import relax
 from vibronic.thermal import choice
 from vibronic.thermal.average import FOLDS, Z95
+from vibronic.thermal.plan import FRACTION
 
 CRYSTALS = {"NaCl": "phonons", "Ag3SBr": "md"}
 TEMPERATURES = (200.0, 400.0)
 POOL, FIRST, BATCH, MOST, SEEDS = 300, 16, 8, 160, 20
-LEVELS = (50, 100, 200, 400)
+LEVELS = (50, 100, 200, 400, 800)
 CACHE = Path(tempfile.gettempdir()) / "vibronic-thermal-choice"
 
 
@@ -128,7 +129,12 @@ def replay(
         picked: list[int] = []
         if chosen:
             picked = choice.choose(
-                deviations, goals, noise, 3 * BATCH // 4, torch.full((len(goals),), 1e-30, dtype=goals.dtype), places
+                deviations,
+                goals,
+                noise,
+                BATCH - round(FRACTION * BATCH),
+                torch.full((len(goals),), 1e-30, dtype=goals.dtype),
+                places,
             )
         free = np.setdiff1d(np.arange(len(labels)), [*places, *picked])
         places += picked + [int(k) for k in rng.permutation(free)[: BATCH - len(picked)]]

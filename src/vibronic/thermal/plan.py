@@ -17,7 +17,7 @@ FREE = ("tolerance", "batch", "budget", "pool")
 """What may change when a run goes on: none of it makes a label worthless."""
 KINDS = ("ridge", "tight-binding")
 """Models that know the covariance of their predictions."""
-FRACTION = 0.25
+FRACTION = 0.125
 """Share of a batch that is drawn at random, so that the model is also judged where it did not choose."""
 
 

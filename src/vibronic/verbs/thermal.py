@@ -66,7 +66,7 @@ def thermal(
         model: auto (tight-binding for band gaps and edges, else ridge), ridge or tight-binding.
         no_model: average labels alone.
         first: labels before the first model.
-        batch: labels between two models, a quarter of them at random.
+        batch: labels between two models, one in eight of them at random.
         budget: most labels.
         pool: configurations of each temperature that the average is over.
         no_expansion: leave the quasi-harmonic expansion out; a pressure has none.
