@@ -104,6 +104,8 @@ class Learner:
             pulls += list((predicted - labels[held]) / np.maximum(foreseen, 1e-12))
         widening = max(1.0, float(np.sqrt(np.mean(np.square(pulls)))))
         predicted, deviations, noise = self.once(places, labels, np.arange(len(labels)))
+        # The truth here is the mean of the pool, of which the labels are a part.
+        deviations[:, -self.at.shape[1] :] *= (1 - self.at[places].sum(0) / self.at.sum(0)).sqrt()
         return predicted, widening * deviations, widening * noise
 
 

@@ -8,15 +8,13 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from vibronic.core.errors import VibronicError
 from vibronic.core.units import THZ
+from vibronic.sampling.anharmonic import effective_force_constants, prepare_phonons, sscha_force_constants
 from vibronic.sampling.checks import minimum_distance
 from vibronic.sampling.dynamics import Dynamics
 from vibronic.sampling.phonons import (
     Phonons,
-    effective_force_constants,
     match_atoms,
     mode_variances,
-    prepare_phonons,
-    sscha_force_constants,
     thermal_displacements,
 )
 from vibronic.sampling.sampler import displacements_of

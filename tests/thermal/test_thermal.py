@@ -23,6 +23,7 @@ from vibronic.core.folder import content
 from vibronic.data.dataset import read_structures
 from vibronic.labelling.engines import ENGINES, engine
 from vibronic.labelling.ledger import Ledger
+from vibronic.sampling.checks import statistical_inefficiency
 from vibronic.sampling.expansion import Expansion
 from vibronic.thermal import average, report
 from vibronic.thermal.labels import Labels, _parabola, _spanned
@@ -203,12 +204,35 @@ def test_what_phonons_should_not_have_drawn_is_noticed(plan, tmp_path) -> None:
 def test_snapshots_that_are_alike_count_less() -> None:
     """Labels of a trajectory know its mean, and the trajectory knows that of the dynamics less well."""
     labels = np.random.default_rng(0).normal(size=20)
-    free = average.direct(labels, 0.0, pool=100).half_width
-    assert free == pytest.approx(2.093 * labels.std(ddof=1) / 20**0.5, rel=1e-3)
-    assert average.direct(labels, 0.0, pool=100, inefficiency=5.0).half_width == pytest.approx(
-        free * 1.8**0.5, rel=1e-6
+    free, alike = (average.direct(labels, 0.0, pool=100, inefficiency=g) for g in (1.0, 5.0))
+    assert free.half_width == pytest.approx(2.093 * labels.std(ddof=1) / 20**0.5, rel=0.02)
+    assert alike.model == free.model
+    assert alike.sampling == pytest.approx(2.093 * labels.std(ddof=1) * (0.99 / 19) ** 0.5, rel=1e-3)
+    assert average.direct(labels, 0.0, pool=20).half_width == pytest.approx(
+        2.093 * labels.std(ddof=1) / 20**0.5, rel=1e-3
     )
-    assert average.direct(labels, 0.0, pool=20, inefficiency=5.0).half_width == pytest.approx(free * 5**0.5, rel=1e-6)
+
+
+@pytest.mark.parametrize("memory", [0.0, 0.8, 0.95, 1.0])
+def test_the_interval_of_a_pool_holds_the_mean_of_the_dynamics(memory: float) -> None:
+    """Four trajectories of 75 snapshots, from independent ones to four that never change: 95 % of the intervals hold zero."""
+    rng = np.random.default_rng(0)
+    inside = []
+    for _ in range(400):
+        series = rng.standard_normal((75, 4))
+        for k in range(1, 75):
+            series[k] = memory * series[k - 1] + (1 - memory**2) ** 0.5 * series[k]
+        values = series.ravel()
+        half = average.pooled(float(values.var()), len(values), statistical_inefficiency(values, 4))
+        inside.append(abs(values.mean()) <= half)
+    assert 0.88 < np.mean(inside) < 0.98
+
+
+def test_labels_that_an_average_alone_needs() -> None:
+    """The half width of so many labels of a pool is the tolerance, or just below."""
+    n = average.alone(1.0, 0.2, 200)
+    assert 1.96 * (1 / n - 1 / 200) ** 0.5 <= 0.2 < 1.96 * (1 / (n - 1) - 1 / 200) ** 0.5
+    assert average.alone(1.0, 0.2) == 97  # (1.96 / 0.2)^2
 
 
 def test_without_a_model_labels_are_averaged(plan, tmp_path) -> None:
@@ -217,35 +241,39 @@ def test_without_a_model_labels_are_averaged(plan, tmp_path) -> None:
     assert results["reached"]
     for t, row in zip(plan.temperatures, results["temperatures"], strict=True):
         assert abs(row["mean"] - truth(tmp_path, plan)[t]) < 2 * row["half_width"]
-        assert row["model"] == 0
         assert row["expansion"] is None
     report.write(tmp_path)
 
 
-def test_what_is_missing_is_said(plan, tmp_path) -> None:
-    small = replace(plan, tolerance=1e-6, budget=23, expansion=False)
-    results = run(small, tmp_path / "a", "in-process", say=lambda _: None)
+def test_a_budget_that_is_spent_is_said_and_a_larger_one_goes_on(plan, finished, tmp_path) -> None:
+    _, results = finished
+    short = run(replace(plan, budget=results["labels"] - 1), tmp_path, "in-process", say=lambda _: None)
+    assert not short["reached"]
+    assert "most of it of the model" in short["missing"]
+    assert f"raise --budget to {2 * (results['labels'] - 1)}" in short["missing"]
+    again = run(plan, tmp_path, "in-process", say=lambda _: None)
+    assert again["reached"]
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        assert ledger.counts()["done"] == again["labels"]  # those before were of use
+
+
+@pytest.mark.parametrize(
+    ("model", "cost"), [("auto", "it costs no labels"), (None, "--budget with it, or use a model")]
+)
+def test_no_label_is_spent_on_what_the_pool_leaves(plan, tmp_path, model, cost) -> None:
+    small = replace(plan, tolerance=1e-6, budget=23, expansion=False, model=model)
+    results = run(small, tmp_path, "in-process", say=lambda _: None)
     assert not results["reached"]
-    assert "larger pool (--pool" in results["missing"]
-    more = run(replace(small, budget=31), tmp_path / "a", "in-process", say=lambda _: None)
-    assert (results["labels"], more["labels"]) == (23, 31)
-    with Ledger(tmp_path / "a" / "ledger.sqlite") as ledger:
-        assert ledger.counts()["done"] == 31  # those before were of use
-    alone = replace(small, model=None)
-    results = run(alone, tmp_path / "b", "in-process", say=lambda _: None)
-    assert results["labels"] <= 23
-    assert re.search(
-        r"of which the pool leaves .*: raise --pool to \d+ and --budget with it, or use a model", results["missing"]
-    )
-    richer = run(replace(alone, budget=60), tmp_path / "b", "in-process", say=lambda _: None)
-    assert richer["labels"] == results["labels"]  # no label narrows what the pool leaves
+    assert re.search(rf"counts as 200 independent configurations: raise --pool to \d+; {cost}", results["missing"])
+    richer = run(replace(small, budget=60), tmp_path, "in-process", say=lambda _: None)
+    assert richer["labels"] == results["labels"] <= 23
 
 
 def test_dynamics_has_no_zero_point(plan, tmp_path) -> None:
     md = replace(plan, method="md", statistics="classical", temperatures=(300.0,), pool=22, tolerance=0.01)
     results = run(md, tmp_path, "in-process", say=lambda _: None)
     assert "zero_point" not in results["temperatures"][0]
-    said = (tmp_path / "pools.json").read_text()
+    said = " ".join(results["findings"])
     assert "no zero-point motion" in said
     assert "4 trajectories" in said
     pool = read_structures(tmp_path / "pools" / "300-K.extxyz")

@@ -43,24 +43,22 @@ def statistical_inefficiency(values: Sequence[float] | np.ndarray, trajectories:
         return 1.0
     n = -(-len(deviation) // trajectories)
     terms = np.zeros(n - 1)  # (1 - k/n) rho_k for k = 1, 2, ...
-    for one in (deviation[k::trajectories] for k in range(trajectories)):
+    for one in (deviation[k::trajectories] for k in range(min(trajectories, len(deviation)))):
         terms[: len(one) - 1] += np.correlate(one, one, "full")[len(one) :] / square
     first = int(np.argmax(terms <= 0)) if (terms <= 0).any() else n
     return 1.0 + 2.0 * float(terms[:first].sum())
 
 
-def standard_error(values: Sequence[float] | np.ndarray, trajectories: int) -> float:
+def standard_error(values: Sequence[float] | np.ndarray, inefficiency: float = 1.0) -> float:
     """Standard error of the mean of ``values`` (n,), in their unit; NaN for fewer than two.
 
     Args:
         values: one number per configuration.
-        trajectories: that take turns in them, so that n values count as n / g independent ones
-            (``statistical_inefficiency``); 0 for independent values.
+        inefficiency: g; n values count as n / g independent ones (``statistical_inefficiency``).
     """
     if len(values) < 2:
         return float("nan")
-    g = statistical_inefficiency(values, trajectories) if trajectories else 1.0
-    return float(np.std(values, ddof=1) * np.sqrt(g / len(values)))
+    return float(np.std(values, ddof=1) * np.sqrt(inefficiency / len(values)))
 
 
 def minimum_distance(snapshots: Sequence[Atoms]) -> float:
@@ -199,11 +197,15 @@ def _environments(atoms: Atoms, species: Sequence[int], cutoff: float) -> np.nda
 def _component_statistics(snapshots: Sequence[Atoms], reference: Atoms) -> dict[str, tuple[float, float]]:
     """Species -> mean and standard error of <u_x^2> over the snapshots."""
     squared = (displacements_of(snapshots, reference) ** 2).mean(axis=2)
+    dynamics = _is_dynamics(snapshots)
     symbols = np.array(reference.get_chemical_symbols())
     result = {}
     for species in np.unique(symbols):
         values = squared[:, symbols == species].mean(axis=1)
-        result[str(species)] = (float(values.mean()), standard_error(values, int(_is_dynamics(snapshots))))
+        result[str(species)] = (
+            float(values.mean()),
+            standard_error(values, statistical_inefficiency(values) if dynamics else 1.0),
+        )
     return result
 
 

@@ -155,3 +155,8 @@ def progress_bar(show: bool) -> Progress:
 
     console = Console(stderr=True)
     return Progress(console=console, transient=True, disable=not (show and console.is_terminal))
+
+
+def sentence(text: str) -> str:
+    """A finding as a sentence."""
+    return text[0].upper() + text[1:].rstrip(".") + "."

@@ -91,8 +91,8 @@ def _trajectory(plan: Plan, name: str, folder: Path, purpose: _Purpose, temperat
     They are independent, so that nothing of the test set is known to the phonons or to the models. The second is only
     needed, and only computed, where harmonic modes are imaginary.
     """
+    from vibronic.sampling.anharmonic import displaced_start
     from vibronic.sampling.dynamics import Dynamics
-    from vibronic.sampling.phonons import displaced_start
 
     path = plan.test_file(folder, temperature) if purpose == "test" else folder / f"{purpose}.extxyz"
     if path.exists():

@@ -45,8 +45,15 @@ def harmonic_phonons(plan: Plan, name: str, folder: Path) -> ForceConstants:
 
 def draw(plan: Plan, name: str, folder: Path) -> list[str]:
     """Write every training set of a crystal, and return what was found; ``sampling.json`` holds what the report shows."""
-    from vibronic.sampling.checks import check_snapshots, coverage, independent_snapshots, standard_error
-    from vibronic.sampling.phonons import Phonons, effective_force_constants
+    from vibronic.sampling.anharmonic import effective_force_constants
+    from vibronic.sampling.checks import (
+        check_snapshots,
+        coverage,
+        independent_snapshots,
+        standard_error,
+        statistical_inefficiency,
+    )
+    from vibronic.sampling.phonons import Phonons
 
     path = folder / "sampling.json"
     if path.exists():
@@ -88,7 +95,9 @@ def draw(plan: Plan, name: str, folder: Path) -> list[str]:
                     "species": s,
                     "set": label,
                     "sampled": per_frame.mean(),
-                    "error": standard_error(per_frame, trajectories=int("dynamics" in label)),
+                    "error": standard_error(
+                        per_frame, statistical_inefficiency(per_frame) if "dynamics" in label else 1.0
+                    ),
                     "theory": np.trace(theory[symbols == s].mean(axis=0)) / 3 if label == "phonons" else None,
                 }
             )

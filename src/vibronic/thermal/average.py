@@ -26,6 +26,7 @@ from vibronic.core.units import GPA
 from vibronic.data.dataset import GraphData, in_batches, label_of
 from vibronic.learning import store
 from vibronic.learning.prediction import predict
+from vibronic.thermal.plan import FEWEST
 
 FOLDS = 5
 BATCH = 16
@@ -39,7 +40,12 @@ Z95 = 1.959964
 class Value:
     """An average and the half widths of its 95 % intervals, in the unit that is shown (:func:`unit_of`).
 
-    ``pooled`` is the part of ``sampling`` that no label narrows: the pool is finite.
+    Attributes:
+        mean: the average.
+        sampling: because the pool is finite; no label narrows it.
+        model: because labels are few: of the model, or without one of their mean.
+        label: because an engine disagrees with itself.
+        expanding: of what the expansion adds.
     """
 
     mean: float
@@ -47,17 +53,15 @@ class Value:
     model: float = 0.0
     label: float = 0.0
     expanding: float = 0.0
-    pooled: float = 0.0
 
     @property
     def half_width(self) -> float:
         """All of them together; they are independent."""
         return float(np.sqrt(self.sampling**2 + self.model**2 + self.label**2 + self.expanding**2))
 
-    @property
-    def floor(self) -> float:
-        """What no further label narrows: the pool, and the expansion."""
-        return float(np.hypot(self.pooled, self.expanding))
+    def floor(self, share: float = 1.0) -> float:
+        """What no further label narrows: the pool (a share of it), and the expansion."""
+        return float(np.hypot(share * self.sampling, self.expanding))
 
 
 @dataclass(frozen=True)
@@ -218,6 +222,21 @@ def unit_of(target: str) -> str:
     return f"{t.unit}/atom" if t.extensive else "GPa" if target == "pressure" else t.unit
 
 
+def pooled(variance: float, n: int, inefficiency: float = 1.0) -> float:
+    """Half width of the mean of a pool by its being finite: of the 95 % interval of Student for n / g independent values.
+
+    Args:
+        variance: of all n values.
+        n: configurations.
+        inefficiency: g, how many of them count as one; deviations are from their own mean, so that the fewer they count as, the
+            more the variance falls short.
+    """
+    from scipy.stats import t
+
+    count = n / inefficiency
+    return float(t.ppf(0.975, count - 1) * np.sqrt(variance / (count - 1))) if count > 1 else np.inf
+
+
 def average(
     predictions: np.ndarray, deviations: Tensor, label: float, sampling: float, expanding: float = 0.0
 ) -> Value:
@@ -227,18 +246,18 @@ def average(
         predictions: (n,) of a model.
         deviations: (n, r), widened.
         label: half width by the error of the labels.
-        sampling: standard error of the mean of the pool.
+        sampling: half width by the pool's being finite (:func:`pooled`).
         expanding: half width of what the expansion adds.
     """
     model = float(deviations.mean(0).square().sum().sqrt())
-    return Value(float(predictions.mean()), Z95 * sampling, Z95 * model, label, expanding, Z95 * sampling)
+    return Value(float(predictions.mean()), sampling, Z95 * model, label, expanding)
 
 
 def difference(a: tuple[np.ndarray, Tensor], b: tuple[np.ndarray, Tensor]) -> tuple[float, float]:
     """The average of pool ``a`` minus that of ``b``, both (predictions, deviations), drawn with the same random numbers; and its half width."""
     change = a[0] - b[0]
     model = float((a[1].mean(0) - b[1].mean(0)).square().sum().sqrt())
-    return float(change.mean()), Z95 * float(np.hypot(model, change.std(ddof=1) / len(change) ** 0.5))
+    return float(change.mean()), float(np.hypot(Z95 * model, pooled(float(change.var()), len(change))))
 
 
 def direct(
@@ -246,8 +265,8 @@ def direct(
 ) -> Value:
     """The average of labels alone, drawn at random from a pool; Student's interval, since there may be few.
 
-    Snapshots of dynamics are alike, which the pool has to answer for: the labels tell the mean of the pool to within
-    s^2 (1 - m/n) / m, and the pool that of the dynamics to within s^2 g / n.
+    The labels tell the mean of the pool to within s^2 (1 - m/n) / m, and the pool that of the dynamics, whose snapshots are alike, to
+    within s^2 g / n.
 
     Args:
         labels: (m,) of some of the pool.
@@ -261,6 +280,19 @@ def direct(
     m = len(labels)
     if m < 2:
         return Value(float(np.mean(labels)) if m else np.nan, np.inf)
-    one = float(t.ppf(0.975, m - 1) * np.std(labels, ddof=1))
-    pooled, sampling = (one * x**0.5 for x in (inefficiency / pool, (1 - m / pool) / m + inefficiency / pool))
-    return Value(float(np.mean(labels)), sampling, 0.0, label, expanding, pooled)
+    variance = float(np.var(labels, ddof=1))
+    few = float(t.ppf(0.975, m - 1)) * (variance * max(0.0, 1 - m / pool) / m) ** 0.5
+    sampling = pooled(variance * (1 - 1 / pool), pool, inefficiency)
+    return Value(float(np.mean(labels)), sampling, few, label, expanding)
+
+
+def alone(spread: float, tolerance: float, pool: float = np.inf) -> int:
+    """How many labels tell the mean of a pool to within a tolerance when they are averaged; 95 %, for many of them."""
+    return max(FEWEST, int(np.ceil(1 / (1 / pool + (tolerance / (Z95 * spread)) ** 2))))
+
+
+def surely(count: int) -> float:
+    """Share of the standard deviation of ``count`` labels that the true one has at least (97.5 %, by chi squared)."""
+    from scipy.stats import chi2
+
+    return float(np.sqrt((count - 1) / chi2.ppf(0.975, count - 1)))

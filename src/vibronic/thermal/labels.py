@@ -12,6 +12,8 @@ import numpy as np
 from ase import Atoms
 
 from vibronic.core.errors import VibronicError
+from vibronic.core.folder import content
+from vibronic.core.provenance import write_json
 from vibronic.data.dataset import label_of
 from vibronic.labelling.engines import Engine
 from vibronic.labelling.label import label
@@ -188,3 +190,52 @@ def _spanned(grown: Expansion) -> list[float]:
 def _parabola(at: Sequence[float], x: float) -> np.ndarray:
     """(3,) weights of three values in that of the parabola through them at ``x``."""
     return np.linalg.solve(np.vander(at, 3).T, np.vander([x], 3)[0])
+
+
+class Walk:
+    """Which labels were asked for, round after round, in ``rounds.json``; places count from 0 at every temperature."""
+
+    def __init__(self, path: Path, labels: Labels, candidates: list[Atoms], pool: int) -> None:
+        self.path, self.labels, self.candidates, self.pool = path, labels, candidates, pool
+        self.rounds = _rounds(path)
+
+    def start(self, first: Sequence[int]) -> None:
+        """Label what was asked for before, or else ``first``."""
+        if not self.rounds:
+            self.ask(first)
+            return
+        for n in range(len(self.rounds)):
+            self.labels.add(self.places(n), self.candidates)
+
+    def ask(self, places: Sequence[int]) -> None:
+        """Another round; written down before it is labelled."""
+        self.rounds.append({"asked": [divmod(int(k), self.pool) for k in places]})
+        self.note({})
+        self.labels.add(places, self.candidates)
+
+    def places(self, n: int) -> list[int]:
+        """The places that round ``n`` asked for, in the pools of today."""
+        return [t * self.pool + k for t, k in self.rounds[n]["asked"]]
+
+    def note(self, found: dict[str, Any]) -> None:
+        """What the last round has found."""
+        self.rounds[-1] |= found
+        write_json(self.path, self.rounds)
+
+
+def _rounds(path: Path) -> list[dict[str, Any]]:
+    """What was asked for so far."""
+    return (content(path) if path.exists() else None) or []  # type: ignore[return-value]
+
+
+def check_pool(plan: Plan, rounds: Path) -> None:
+    """Labels were asked for by their places in the pools.
+
+    Raises:
+        VibronicError: a pool is smaller than what was labelled of it.
+    """
+    least = 1 + max((k for one in _rounds(rounds) for _, k in one["asked"]), default=-1)
+    if plan.pool < least:
+        raise VibronicError(
+            f"this run has labelled configurations beyond a pool of {plan.pool}: take --pool {least} or more, or another --out"
+        )

@@ -17,17 +17,20 @@ from vibronic.core.provenance import write_json
 from vibronic.data.dataset import read_structures, write_structures
 from vibronic.data.sources import crystal as read_crystal
 from vibronic.labelling.engines import engine
+from vibronic.sampling.anharmonic import displaced_start, prepare_phonons
 from vibronic.sampling.checks import statistical_inefficiency
 from vibronic.sampling.dynamics import Dynamics
 from vibronic.sampling.expansion import Expansion, expansion
 from vibronic.sampling.harmonic import ForceConstants, force_constants
-from vibronic.sampling.phonons import Phonons, displaced_start, prepare_phonons
+from vibronic.sampling.phonons import Phonons
 from vibronic.sampling.relax import relax
 from vibronic.sampling.sampler import CLOSEST, displacements_of, shortest_pair
 from vibronic.thermal.plan import Plan
 
 TRAJECTORIES = 4
-"""Of dynamics at each temperature: what one keeps for longer than it lasts, such as the side on which an atom sits, is seen beside others."""
+"""Of dynamics at each temperature: where a property keeps something for longer than one of them lasts, the others show it."""
+FEW = 10
+"""Independent configurations below which an interval is not to be relied on."""
 EQUILIBRATION = 500
 """Steps of each before its first snapshot, from a displaced start."""
 ZERO_POINT = "zero-point"
@@ -52,8 +55,8 @@ class Drawn:
         pools: configurations by key.
         expansion: None where there is none.
         harmonic: mean harmonic energy per atom (eV) of the pool of each temperature (K), for phonons.
-        inefficiency: how many snapshots of the dynamics at each temperature count as one (the slowest of what is known before labels);
-            1 for phonons. Its trajectories take turns in the pool.
+        trajectories: of dynamics at each temperature, which take turns in the pool; 0 for phonons.
+        inefficiency: how many configurations of each temperature count as one; 1 for phonons.
         findings: plain sentences.
     """
 
@@ -61,6 +64,7 @@ class Drawn:
     pools: Pools
     expansion: Expansion | None
     harmonic: dict[float, float]
+    trajectories: int
     inefficiency: dict[float, float]
     findings: list[str]
 
@@ -76,8 +80,6 @@ def draw(plan: Plan, out: Path, say: Callable[[str], None]) -> Drawn:
     if found is None or found["pool"] < plan.pool:
         _draw(plan, out, record)
         found = json.loads(record.read_text())
-    for finding in found["findings"]:
-        say(finding)
     pools = {
         key: read_structures(out / "pools" / f"{key.replace(' ', '-')}.extxyz")[: plan.pool] for key in found["pools"]
     }
@@ -85,31 +87,43 @@ def draw(plan: Plan, out: Path, say: Callable[[str], None]) -> Drawn:
     if found["expansion"] is not None:
         fields = found["expansion"]
         grown = Expansion(**fields | {k: tuple(fields[k]) for k in ("temperatures", "strains")})
-    harmonic, inefficiency = ({float(t): float(v) for t, v in found[k].items()} for k in ("harmonic", "inefficiency"))
+    harmonic = {float(t): float(v) for t, v in found["harmonic"].items()}
     reference = read_structures(out / "reference.extxyz")[0]
-    return Drawn(reference, pools, grown, harmonic, inefficiency, found["findings"])
+    trajectories = found.get("trajectories", 1 if plan.method == "md" else 0)  # one, before there were several
+    inefficiency, findings = dict.fromkeys(plan.temperatures, 1.0), found["findings"]
+    if trajectories:
+        for t in plan.temperatures:
+            inefficiency[t] = _slowest(pools[name(t)], reference, trajectories)
+            count = plan.pool / inefficiency[t]
+            few = ", too few to be sure of its interval: a larger --pool, or another --seed" if count < FEW else ""
+            findings.append(
+                f"{t:g} K: {plan.pool} snapshots of {trajectories} trajectories count as {count:.0f} independent ones{few}."
+            )
+    for finding in findings:
+        say(finding)
+    return Drawn(reference, pools, grown, harmonic, trajectories, inefficiency, findings)
 
 
 def _trajectories(
-    constants: ForceConstants, calculator: Calculator, temperature: float, pool: int, seed: int
+    constants: ForceConstants, calculator: Calculator, temperature: float, pool: int, seed: tuple[int, int]
 ) -> list[Atoms]:
     """Snapshots of independent trajectories in turn, so that a larger pool begins with a smaller one."""
     each = []
-    for k in range(seed, seed + TRAJECTORIES):
+    for k in np.random.SeedSequence(seed).generate_state(TRAJECTORIES).tolist():
         start = displaced_start(constants, temperature, k)
         dynamics = Dynamics(calculator, temperature, equilibration=EQUILIBRATION, start=start, progress=True)
         each.append(dynamics.sample(constants.supercell, -(-pool // TRAJECTORIES), k))
     return [atoms for moment in zip(*each, strict=True) for atoms in moment][:pool]
 
 
-def _slowest(snapshots: list[Atoms], reference: Atoms) -> float:
+def _slowest(snapshots: list[Atoms], reference: Atoms, trajectories: int) -> float:
     """Statistical inefficiency of the slowest of: potential energy, pressure, and how far the atoms of each element are displaced."""
     squared = (displacements_of(snapshots, reference) ** 2).sum(axis=2)
     known = [squared[:, reference.numbers == z].mean(axis=1) for z in np.unique(reference.numbers)]
     known.append(np.array([a.calc.results["energy"] for a in snapshots]))
     if all("stress" in a.calc.results for a in snapshots):
         known.append(np.array([a.calc.results["stress"][:3].mean() for a in snapshots]))
-    return max(statistical_inefficiency(values, TRAJECTORIES) for values in known)
+    return max(statistical_inefficiency(values, trajectories) for values in known)
 
 
 def _draw(plan: Plan, out: Path, record: Path) -> None:
@@ -128,17 +142,13 @@ def _draw(plan: Plan, out: Path, record: Path) -> None:
         )
     pools: Pools = {}
     found: Expansion | None = None
-    harmonic, inefficiency = {}, dict.fromkeys(plan.temperatures, 1.0)
+    harmonic = {}
     constants = force_constants(atoms, plan.supercell, calculator)
     reference = constants.supercell
     reference.info["parent"] = parent
     if plan.method == "md":
         for k, t in enumerate(plan.temperatures):
-            pools[name(t)] = _trajectories(constants, calculator, t, plan.pool, plan.seed + k * TRAJECTORIES)
-            inefficiency[t] = _slowest(pools[name(t)], reference)
-            findings.append(
-                f"{t:g} K: {TRAJECTORIES} trajectories; of their {plan.pool} snapshots {inefficiency[t]:.1f} count as an independent one."
-            )
+            pools[name(t)] = _trajectories(constants, calculator, t, plan.pool, (plan.seed, k))
         findings.append("Dynamics is classical: it has no zero-point motion.")
     else:
         closest = CLOSEST * shortest_pair(reference)[0]
@@ -181,6 +191,6 @@ def _draw(plan: Plan, out: Path, record: Path) -> None:
             "pools": list(pools),
             "expansion": None if found is None else vars(found),
             "harmonic": harmonic,
-            "inefficiency": inefficiency,
+            "trajectories": TRAJECTORIES if plan.method == "md" else 0,
         },
     )

@@ -42,14 +42,13 @@ def summary(results: dict[str, Any]) -> list[str]:
         parts += [f"expansion {_with_error(**row['expansion'])}"] if row["expansion"] else []
         lines.append(
             f"{row['temperature']:g} K: {target} {_with_error(total(row), row['half_width'], '')} {unit} "
-            f"(sampling {row['sampling']:.1g}, model {row['model']:.1g}, labels {np.hypot(row['label'], row['expanding']):.1g}); "
+            f"(sampling {row['sampling']:.1g}, {'model' if results['kind'] else 'few labels'} {row['model']:.1g}, labels {np.hypot(row['label'], row['expanding']):.1g}); "
             f"{', '.join(parts)}"
         )
     most = max(row["labels_without_model"] for row in results["temperatures"])
     sum_of = sum(row["labels_without_model"] for row in results["temperatures"])
-    lines.append(
-        f"{results['labels']} labels; averaging labels alone would need about {most} at one temperature, {sum_of} in all"
-    )
+    alone = f"; averaging labels alone would need about {most} at one temperature, {sum_of} in all"
+    lines.append(f"{results['labels']} labels{alone if results['kind'] else ''}")
     return [*lines, *([results["missing"]] if results["missing"] else [])]
 
 
@@ -90,7 +89,7 @@ def write(folder: Path) -> Path:
                 f"value ({unit})",
                 "± 95 %",
                 "sampling",
-                "model",
+                "model" if results["kind"] else "few labels",
                 "labels",
                 "labels of the expansion",
                 "expansion",
@@ -142,8 +141,7 @@ def write(folder: Path) -> Path:
             )
         page.crystal(read_structures(folder / "labelled.extxyz")[0], "The first configuration that was labelled.")
         page.section("What was done")
-        drawn = json.loads((folder / "pools.json").read_text())["findings"]
-        page.text("\n".join(f"- {finding}" for finding in [*drawn, *results["findings"]]))
+        page.text("\n".join(f"- {finding}" for finding in results["findings"]))
         page.text(
             f"A pool of {plan['pool']} configurations of each temperature is averaged over. Label error: how far the engine disagrees with "
             f"itself on a crystal that is moved as a whole, {results['label_error']:.2g} {unit} in a single label (half width of 95 %); that of its "

@@ -7,7 +7,7 @@ goes on from the labels that there are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,55 +17,24 @@ import torch
 from ase import Atoms
 
 from vibronic.core.errors import VibronicError
-from vibronic.core.folder import bind, check_plan, content
+from vibronic.core.folder import bind, check_plan
 from vibronic.core.provenance import write_json
 from vibronic.core.targets import target as named_target
 from vibronic.data.dataset import describe, label_of, write_structures
 from vibronic.labelling.engines import Engine, engine
 from vibronic.labelling.executors import check_place
 from vibronic.learning import store
-from vibronic.sampling.checks import standard_error
+from vibronic.sampling.checks import statistical_inefficiency
 from vibronic.thermal import average, choice
 from vibronic.thermal.average import Z95, Surrogate, Value
-from vibronic.thermal.labels import Labels, Undisplaced, undisplaced
+from vibronic.thermal.labels import Labels, Undisplaced, Walk, check_pool, undisplaced
 from vibronic.thermal.plan import FEWEST, FRACTION, Plan
-from vibronic.thermal.pools import OTHER, TRAJECTORIES, ZERO_POINT, Drawn, Pools, draw, name
+from vibronic.thermal.pools import OTHER, ZERO_POINT, Drawn, Pools, draw, name
 
 RANDOM_ORDERS = 5
 SUSPICIOUS = 0.5
 """Share by which the labelled energy of what was drawn may be off its harmonic one."""
 Say = Callable[[str], None]
-
-
-class Walk:
-    """Which labels were asked for, round after round, in ``rounds.json``; places count from 0 at every temperature."""
-
-    def __init__(self, path: Path, labels: Labels, candidates: list[Atoms], pool: int) -> None:
-        self.path, self.labels, self.candidates, self.pool = path, labels, candidates, pool
-        self.rounds = _rounds(path)
-
-    def start(self, first: Sequence[int]) -> None:
-        """Label what was asked for before, or else ``first``."""
-        if not self.rounds:
-            self.ask(first)
-            return
-        for n in range(len(self.rounds)):
-            self.labels.add(self.places(n), self.candidates)
-
-    def ask(self, places: Sequence[int]) -> None:
-        """Another round; written down before it is labelled."""
-        self.rounds.append({"asked": [divmod(int(k), self.pool) for k in places]})
-        self.note({})
-        self.labels.add(places, self.candidates)
-
-    def places(self, n: int) -> list[int]:
-        """The places that round ``n`` asked for, in the pools of today."""
-        return [t * self.pool + k for t, k in self.rounds[n]["asked"]]
-
-    def note(self, found: dict[str, Any]) -> None:
-        """What the last round has found."""
-        self.rounds[-1] |= found
-        write_json(self.path, self.rounds)
 
 
 def run(
@@ -86,7 +55,7 @@ def run(
     labelling = _checked(plan)
     check_place(executor, workers, timeout)
     check_plan(out, plan.bound)
-    _check_pool(plan, out / "rounds.json")
+    check_pool(plan, out / "rounds.json")
     drawn = draw(plan, out, say)
     bind(out, plan.bound)  # only now: a plan that cannot be drawn binds nothing
     options = {"executor": executor, "workers": workers, "timeout": timeout, "retry_failed": retry_failed}
@@ -118,13 +87,14 @@ def run(
         "static": still.static,
         "label_error": still.error,
         "cell": still.cell and dict(zip(("strain", "value", "half_width"), still.cell, strict=True)),
-        "findings": [*still.findings, *(row["finding"] for row in ensemble)],
+        "findings": [*drawn.findings, *still.findings, *(row["finding"] for row in ensemble)],
         "ensemble": ensemble,
         "temperatures": [
             {
                 "temperature": t,
                 **asdict(value),
                 "half_width": value.half_width,
+                "independent": plan.pool / drawn.inefficiency[t],
                 "spread": _spread(labels, where, k, drawn.pools[name(t)], surrogate),
                 "expansion": _pair(still.expansion.get(t)),
                 **parts.get(t, {}),
@@ -141,29 +111,10 @@ def run(
         "foreseen": walk.rounds[0].get("foreseen") if plan.model is not None else None,
     }
     for row in results["temperatures"]:
-        # What as many labels would need if they were averaged: 1.96 s / sqrt(n) = tolerance.
-        row["labels_without_model"] = max(FEWEST, int(np.ceil((Z95 * row["spread"] / plan.tolerance) ** 2)))
+        row["labels_without_model"] = average.alone(row["spread"], plan.tolerance)
     results["missing"] = _missing(plan, results)
     write_json(out / "results.json", results)
     return results
-
-
-def _rounds(path: Path) -> list[dict[str, Any]]:
-    """What was asked for so far."""
-    return (content(path) if path.exists() else None) or []  # type: ignore[return-value]
-
-
-def _check_pool(plan: Plan, rounds: Path) -> None:
-    """Labels were asked for by their places in the pools.
-
-    Raises:
-        VibronicError: a pool is smaller than what was labelled of it.
-    """
-    least = 1 + max((k for one in _rounds(rounds) for _, k in one["asked"]), default=-1)
-    if plan.pool < least:
-        raise VibronicError(
-            f"this run has labelled configurations beyond a pool of {plan.pool}: take --pool {least} or more, or another --out"
-        )
 
 
 def _check_labels(plan: Plan, where: np.ndarray, labels: Labels, fewest: int) -> list[int]:
@@ -248,7 +199,7 @@ def _with_model(
                 predicted[where == k],
                 deviations[where == k],
                 still.error / counts[k] ** 0.5,
-                _sampling(predicted[where == k], surrogate.noise, drawn.inefficiency[t], plan.method == "md"),
+                _sampling(predicted[where == k], surrogate.noise, drawn, t),
                 still.expansion.get(t, (0.0, 0.0))[1],
             )
             for k, t in enumerate(plan.temperatures)
@@ -256,8 +207,11 @@ def _with_model(
         walk.note(_round(labels, values, surrogate))
         say(_told(plan, labels, values))
         goals = torch.stack([deviations[where == k].mean(0) for k in range(len(plan.temperatures))])
+        # Where the pool or the expansion alone is too wide, the model need not be better than they are.
         rest = [
-            max(plan.tolerance**2 - v.half_width**2 + v.model**2, (0.3 * plan.tolerance) ** 2) / Z95**2 for v in values
+            max(plan.tolerance**2 - v.half_width**2 + v.model**2, (0.3 * plan.tolerance) ** 2, tight) / Z95**2
+            for v in values
+            for tight in [v.floor() ** 2 if v.floor() > plan.tolerance else 0.0]
         ]
         limits = torch.tensor(rest, dtype=torch.float64)
         taken = [*labels.known, *labels.failed]
@@ -268,17 +222,21 @@ def _with_model(
             return values, surrogate
         if (choice.variances(goals) <= limits).all():
             return values, surrogate  # what is missing is not labels
-        size = min(plan.batch, left)
-        at_random = round(FRACTION * size)
+        size, start = min(plan.batch, left), labels.count
+        at_random = round(FRACTION * (start + size)) - round(
+            FRACTION * start
+        )  # so that small batches have their share in turn
         wanted = choice.choose(deviations, goals, surrogate.noise, size - at_random, limits, taken)
         free = np.setdiff1d(np.arange(len(candidates)), [*taken, *wanted])
         walk.ask(wanted + _in_turn(free, turn)[:at_random])
 
 
-def _sampling(predicted: np.ndarray, noise: float, inefficiency: float, dynamics: bool) -> float:
-    """Standard error of the mean of a pool: of what the model sees, and of what it misses, which follows the dynamics as well."""
-    missed = noise * ((inefficiency - 1) / len(predicted)) ** 0.5
-    return float(np.hypot(standard_error(predicted, TRAJECTORIES if dynamics else 0), missed))
+def _sampling(predicted: np.ndarray, noise: float, drawn: Drawn, temperature: float) -> float:
+    """Half width of the mean of a pool: of what the model sees, and of what it misses, which follows the dynamics as well."""
+    g, n = drawn.inefficiency[temperature], len(predicted)
+    own = statistical_inefficiency(predicted, drawn.trajectories) if drawn.trajectories else 1.0
+    missed = average.pooled(noise**2 * (1 - 1 / g), n, g)  # the scatter of independent ones is in that of the labels
+    return float(np.hypot(average.pooled(float(predicted.var()), n, own), missed))
 
 
 def _in_turn(places: np.ndarray, turn: np.ndarray) -> list[int]:
@@ -328,7 +286,7 @@ def _directly(
     walk.start([p for order in orders for p in order[:each]])
     while True:
         values = []
-        _check_labels(plan, where, labels, 2)
+        counts = _check_labels(plan, where, labels, 2)
         for k, t in enumerate(plan.temperatures):
             mine = [average.value_of(labels.known[p], plan.target) for p in labels.order if where[p] == k]
             error = still.error / len(mine) ** 0.5
@@ -338,8 +296,9 @@ def _directly(
         say(_told(plan, labels, values))
         left = plan.budget - labels.count
         rest = [[p for p in order if p not in labels.known and p not in labels.failed] for order in orders]
-        # Where the pool or the expansion alone is too wide, what is missing is not labels.
-        open_ = [k for k, v in enumerate(values) if v.floor <= plan.tolerance < v.half_width and rest[k]]
+        # Where the pool or the expansion alone is surely too wide, what is missing is not labels.
+        shares = [average.surely(count) for count in counts]
+        open_ = [k for k, v in enumerate(values) if v.floor(shares[k]) <= plan.tolerance < v.half_width and rest[k]]
         if not open_ or left < 1:
             return values
         wanted: list[int] = []
@@ -392,7 +351,7 @@ def _parts(plan: Plan, pools: Pools, surrogate: Surrogate, still: Undisplaced) -
             for key in (name(t), name(t, ZERO_POINT), name(t, OTHER))
         )
         quantum, classical = (here, other) if plan.statistics == "quantum" else (other, here)
-        zero = average.average(*cold, still.error, standard_error(cold[0], 0))
+        zero = average.average(*cold, still.error, average.pooled(float(cold[0].var()), len(cold[0])))
         found[t] = {
             "zero_point": _pair((zero.mean - still.static, zero.half_width)),
             "thermal": _pair(average.difference(quantum, cold)),
@@ -431,20 +390,22 @@ def _missing(plan: Plan, results: dict[str, Any]) -> str:
     if results["reached"]:
         return ""
     worst = max(results["temperatures"], key=lambda row: row["half_width"])
-    parts = {p: worst[p] for p in ("sampling", "model", "label", "expanding")}
-    largest = max(parts, key=lambda p: parts[p])
     half = f"the interval at {worst['temperature']:g} K is +/- {worst['half_width']:.3g} {results['unit']}"
-    more = int(np.ceil(plan.pool * (worst["pooled"] / (0.5 * plan.tolerance)) ** 2))
-    if plan.model is None and largest == "sampling":
-        if worst["pooled"] > plan.tolerance:
-            return f"{half}, of which the pool leaves {worst['pooled']:.3g}: raise --pool to {more} and --budget with it, or use a model"
-        left = plan.tolerance**2 - sum(worst[p] ** 2 for p in ("pooled", "label", "expanding"))
-        labels = int(np.ceil(1 / (1 / plan.pool + max(left, 0.0) / (Z95 * worst["spread"]) ** 2)))
-        return f"{half}: about {labels} labels at this temperature would meet the tolerance; raise --budget, or use a model"
+    parts = {part: worst[part] for part in ("sampling", "label", "expanding")}
+    left = plan.tolerance**2 - sum(value**2 for value in parts.values())
+    if left > 0 and plan.model is None:
+        labels = average.alone(worst["spread"], left**0.5, plan.pool)
+        return f"{half}: about {labels} labels at this temperature would meet the tolerance; raise --budget above {plan.budget}, or use a model"
+    if left > 0:
+        return f"{half}, most of it of the model after {results['labels']} labels: raise --budget to {2 * plan.budget}, say"
+    largest = max(parts, key=lambda part: parts[part])
     if largest == "sampling":
-        return f"{half}, most of it of sampling: draw a larger pool (--pool {more}); it costs no labels"
+        more = int(np.ceil(plan.pool * (parts["sampling"] / (0.5 * plan.tolerance)) ** 2))
+        cost = "--budget with it, or use a model" if plan.model is None else "it costs no labels"
+        return (
+            f"{half}, {parts['sampling']:.3g} of it because the pool counts as {worst['independent']:.0f} independent configurations: "
+            f"raise --pool to {more}; {cost}"
+        )
     if largest == "expanding":
         return f"{half}, most of it of the labels of strained crystals: converge the engine better (--settings), or --no-expansion true"
-    if largest == "label":
-        return f"{half}, most of it of the labels themselves: converge the engine better (--settings), or allow a wider one"
-    return f"{half}, most of it of the model after {results['labels']} labels: raise --budget to {2 * plan.budget}, say"
+    return f"{half}, most of it of the labels themselves: converge the engine better (--settings), or allow a wider one"

@@ -106,7 +106,7 @@ def sample(
     from vibronic.data import sources
     from vibronic.data.dataset import write_structures
     from vibronic.labelling import engines
-    from vibronic.sampling import checks, disorder, phonons
+    from vibronic.sampling import anharmonic, checks, disorder
     from vibronic.sampling import dynamics as md
     from vibronic.sampling.relax import relax as relaxed
 
@@ -145,7 +145,7 @@ def sample(
             if method == "phonons":
                 ideal = None if substitute or vacancies else (atoms, supercell)
                 constants = _force_constants(reference, ideal, calculator, displacement, force_constants)
-                sampler, said = phonons.prepare_phonons(
+                sampler, said = anharmonic.prepare_phonons(
                     constants,
                     temperature,
                     imaginary,

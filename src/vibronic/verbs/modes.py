@@ -100,7 +100,7 @@ def vibrations(
     from vibronic.explain import vibrations as modes_of
     from vibronic.labelling import engines
     from vibronic.learning import store
-    from vibronic.sampling.phonons import prepare_phonons
+    from vibronic.sampling.anharmonic import renormalised
     from vibronic.sampling.relax import relax as relaxed
     from vibronic.verbs.configurations import _force_constants, _supercell
 
@@ -136,12 +136,8 @@ def vibrations(
         constants = _force_constants(reference, (atoms, supercell), calculator, displacement, force_constants)
         findings = list(constants.findings)
         if imaginary != "leave":
-            bare = constants.modes().describe()
-            # The force constants alone: no mode is capped here, one without an amplitude is told.
-            constants = prepare_phonons(constants, temperature, imaginary, statistics, calculator, seed=seed)[
-                0
-            ].force_constants
-            findings = [*constants.findings, f"without temperature, {bare}"]
+            constants = renormalised(constants, temperature, imaginary, statistics, calculator, seed=seed)
+            findings = [*constants.findings]
         respond = [modes_of.respond(p, constants, temperature, statistics) for p in track(properties, "Vibrations")]
         average = [
             modes_of.thermal_average(p, constants, temperature, statistics, n, seed)
