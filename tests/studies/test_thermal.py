@@ -12,6 +12,7 @@ from ase.io import write
 
 from vibronic.core.errors import VibronicError
 from vibronic.data.dataset import read_labelled, read_structures, write_structures
+from vibronic.data.sources import crystal as read_crystal
 from vibronic.report.html import Report
 from vibronic.sampling.sampler import displacements_of, shortest_pair
 from vibronic.studies import (
@@ -164,6 +165,19 @@ def test_a_winner_needs_an_interval_without_one():
     assert thermal_answer.verdicts(scattered)[0]["winner"] == "open"
     assert thermal_answer.verdicts([r for r in rows if r["seed"] == 0])[0]["winner"] == "open"
     assert thermal_answer.verdicts([{**r, "constant": 0.5} for r in rows])[0]["winner"] == "none"
+
+
+@pytest.mark.parametrize(
+    ("crystal", "expected"),
+    [
+        (bulk("Si", cubic=True), ["amplitude per species", "directions of a site"]),
+        (bulk("NaCl", "rocksalt", a=5.64), ["directions of a site"]),
+        (bulk("Mg"), ["amplitude per species"]),
+        (read_crystal("Ag3SBr"), []),
+    ],
+)
+def test_symmetry_leaves_ingredients_out(crystal, expected):
+    assert thermal_sets.absent(crystal) == expected
 
 
 def test_seeds_share_no_structure_and_sizes_are_nested(tmp_path: Path):
@@ -327,8 +341,11 @@ def test_what_each_ingredient_brings_follows_from_the_rows(full):
         mine = [r for r in rows if all(r[k] == of[k] for k in keys) and (r["set"], r["size"]) == (label, 8)]
         return np.array([r["mae"] for r in sorted(mine, key=lambda r: r["seed"])])
 
-    found = thermal_answer.effects(rows)
+    assert results["absent"] == {"AuCu3": []}  # the sites of Cu have four-fold axes, no more
+    found = thermal_answer.effects(rows, {})
     assert len(found) == len(thermal_answer.EFFECTS) * 5 * 2
+    some = thermal_answer.effects(rows, {"AuCu3": ["correlations"]})
+    assert some == [f for f in found if f["effect"] != "correlations"]
     for f in found:
         assert f["ratio"] == pytest.approx(np.exp(np.mean(np.log(errors(f["without"], f) / errors(f["with"], f)))))
         assert f["interval"][0] < f["ratio"] < f["interval"][1]

@@ -30,7 +30,7 @@ from vibronic.labelling.executors import processes
 from vibronic.studies.thermal_explain import explain_gap
 from vibronic.studies.thermal_models import bar, gap_facts, gap_jobs, held_out, learn, potential_jobs, transfer_jobs
 from vibronic.studies.thermal_plan import Plan
-from vibronic.studies.thermal_sets import draw, harmonic_phonons
+from vibronic.studies.thermal_sets import absent, draw, harmonic_phonons
 
 _Purpose = Literal["fit", "test", "learn"]
 
@@ -75,6 +75,7 @@ def run(plan: Plan, out: Path, workers: int = 2, say: Callable[[str], None] = pr
         jobs += gap_jobs(plan, out / "gap")
     rows = learn(jobs, workers)
     results = {"plan": asdict(plan), "crystals": list(crystals), "rows": rows}
+    results["absent"] = {f.name: absent(read_structures(f / "relaxed.extxyz")[0]) for f in folders}
     if donors:
         results["donors"] = donors
         results["transfer"] = learn(transfer_jobs(plan, donors, out), workers)

@@ -7,7 +7,7 @@ one trajectory that is tested on.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -69,16 +69,18 @@ def verdicts(rows: Rows) -> Rows:
     return found
 
 
-def effects(rows: Rows) -> Rows:
+def effects(rows: Rows, absent: Mapping[str, Collection[str]]) -> Rows:
     """What each ingredient of a training set brings, at the largest size of each comparison.
 
     ``ratio`` is the error without over the error with it, above 1 where it helps; ``winner`` as in :func:`verdicts`. Only where
-    both sets were learned from.
+    both sets were learned from, and the crystal has the ingredient: ``absent`` holds those that its symmetry leaves out.
     """
     found = []
     for of, mine in comparisons([r for r in rows if r["set"] != "both"]):
         errors, size = _errors(mine), max(r["size"] for r in mine)
         for effect, (without, having) in EFFECTS.items():
+            if effect in absent.get(of["crystal"], ()):
+                continue  # two sets of one distribution
             if (without, size) in errors and (having, size) in errors:
                 contrast = _contrast(errors, without, having, size, mine[0]["constant"])
                 found.append({**of, "effect": effect, "without": without, "with": having, "size": size, **contrast})

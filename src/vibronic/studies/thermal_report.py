@@ -52,7 +52,7 @@ def write(folder: Path) -> Path:
         f"{', '.join(results['crystals'])} at {plan['temperature']:g} K; labels from {plan['engine']}"
         + (", band gaps from DFT (PBE)" if plan["gap"] else ""),
     )
-    _answer(page, rows, plan, rms)
+    _answer(page, rows, plan, rms, results["absent"])
     for crystal in results["crystals"]:
         _crystal(page, folder / crystal, crystal, plan)
         _learning(page, [r for r in rows if r["crystal"] == crystal], f"{crystal}: what the models learned")
@@ -67,7 +67,13 @@ def write(folder: Path) -> Path:
     return folder / "report.html"
 
 
-def _answer(page: Report, rows: Rows, plan: dict[str, Any], rms: dict[str, dict[str, float]]) -> None:
+def _answer(
+    page: Report,
+    rows: Rows,
+    plan: dict[str, Any],
+    rms: dict[str, dict[str, float]],
+    absent: dict[str, list[str]],
+) -> None:
     page.section("The answer")
     rows = [r for r in rows if r["crystal"] != GAP]
     found = verdicts(rows)
@@ -95,7 +101,7 @@ def _answer(page: Report, rows: Rows, plan: dict[str, Any], rms: dict[str, dict[
             f"Every seed draws its training sets from the same {plan['pool']} structures of each set. Sets of different seeds overlap, the "
             "more the larger they are: intervals over seeds are too narrow at sizes near the pool."
         )
-    decomposed = effects(rows)
+    decomposed = effects(rows, absent)
     if decomposed:
         _effects(page, decomposed)
     if found:
@@ -132,8 +138,8 @@ def _effects(page: Report, found: Rows) -> None:
             for f in found
         ],
         "Error of the set without an ingredient over that of the set with it, above 1 where the ingredient helps; 95 % over seeds. "
-        "Amplitude per species: random against species. Directions of a site: species "
-        "against sites. Correlations: sites against phonons. Right stiffness: shuffled (one dealing of "
+        "Amplitude per species: random against species, which a crystal of one element does not tell apart. Directions of a site: species "
+        "against sites, which are the same where every site is cubic. Correlations: sites against phonons. Right stiffness: shuffled (one dealing of "
         "the amplitudes to other eigenvectors) against phonons. Anharmonicity: phonons against dynamics, whose snapshots are correlated "
         "in time and whose displacements are the crystal's own, larger or smaller.",
     )

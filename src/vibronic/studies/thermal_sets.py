@@ -13,6 +13,7 @@ from ase import Atoms
 
 from vibronic.core.errors import VibronicError
 from vibronic.core.provenance import write_json
+from vibronic.data.cells import from_spglib
 from vibronic.data.dataset import read_labelled, write_structures
 from vibronic.data.sources import crystal as read_crystal
 from vibronic.labelling.engines import engine
@@ -124,6 +125,27 @@ def draw(plan: Plan, name: str, folder: Path) -> list[str]:
     }
     write_json(path, content)
     return findings
+
+
+def absent(crystal: Atoms) -> list[str]:
+    """Ingredients of a training set that two sets of a crystal do not tell apart, by its elements and the symmetry of its sites."""
+    one = ["amplitude per species"] if len(set(crystal.numbers)) == 1 else []
+    return [*one, *(["directions of a site"] if _isotropic(crystal) else [])]
+
+
+def _isotropic(crystal: Atoms) -> bool:
+    """Whether every atom must move as far in all directions: no other symmetric tensor is left as it is by the rotations of its site."""
+    positions, cell = crystal.get_scaled_positions(), crystal.cell.array
+    found = from_spglib("get_symmetry", (cell, positions, crystal.numbers), symprec=1e-3)
+    tensor = np.diag([1.0, 2.0, 4.0]) + 0.3 * (np.ones((3, 3)) - np.eye(3))  # of no symmetry
+    for x in positions:
+        image = found["rotations"] @ x + found["translations"] - x
+        site = found["rotations"][np.abs((image - np.round(image)) @ cell).max(axis=1) < 1e-2]
+        rotations = cell.T @ site @ np.linalg.inv(cell.T)
+        mean = np.mean(rotations @ tensor @ rotations.transpose(0, 2, 1), axis=0)
+        if np.abs(mean - np.eye(3) * np.trace(mean) / 3).max() > 1e-3:
+            return False
+    return True
 
 
 def _matched(
