@@ -50,7 +50,7 @@ def keep(folder: Path, name: str, command: str | None = None) -> Path:
     """Write the conclusions of the study in ``folder`` to benchmarks/results/NAME.json."""
     results = json.loads((folder / "results.json").read_text())
     rows = results["rows"]
-    found = effects(rows, results["absent"])
+    found = effects(rows, results.get("absent", {}))
     content = {
         "what": "Training sets of one mean-square displacement and what their models know of molecular dynamics",
         "plan": results["plan"],

@@ -52,7 +52,7 @@ def write(folder: Path) -> Path:
         f"{', '.join(results['crystals'])} at {plan['temperature']:g} K; labels from {plan['engine']}"
         + (", band gaps from DFT (PBE)" if plan["gap"] else ""),
     )
-    _answer(page, rows, plan, rms, results["absent"])
+    _answer(page, rows, plan, rms, results.get("absent", {}))
     for crystal in results["crystals"]:
         _crystal(page, folder / crystal, crystal, plan)
         _learning(page, [r for r in rows if r["crystal"] == crystal], f"{crystal}: what the models learned")
