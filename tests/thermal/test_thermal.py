@@ -391,7 +391,7 @@ def test_kill_9_and_the_same_command_again(copper, tmp_path) -> None:
     deadline = time.time() + 60
     while time.time() < deadline:
         rounds = content(killed / "rounds.json") if (killed / "rounds.json").exists() else []
-        if rounds and len(rounds) >= 2:
+        if rounds and "labels" in rounds[0]:
             break
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
@@ -399,7 +399,7 @@ def test_kill_9_and_the_same_command_again(copper, tmp_path) -> None:
     assert not (killed / "results.json").exists()
     subprocess.run([*command, str(killed)], check=True, capture_output=True, timeout=120)
     a, b = (json.loads((folder / "results.json").read_text()) for folder in (whole, killed))
-    assert len(a["rounds"]) >= 3
+    assert len(a["rounds"]) >= 2
     # Down to what the linear algebra rounds differently from process to process.
     assert np.array(list(numbers(a))) == pytest.approx(np.array(list(numbers(b))), rel=1e-6, abs=1e-9)
     with Ledger(whole / "ledger.sqlite") as one, Ledger(killed / "ledger.sqlite") as other:
