@@ -229,7 +229,7 @@ def write(options: argparse.Namespace, done: dict[tuple[str, str, int, str], dic
         "peers",
         {
             "what": f"SrTiO3: 270 training and 30 test cells. Ag3SBr: {' and '.join(str(len(part)) for part in sets('gap'))} configurations. "
-            f"Seeds: {options.seeds}, of which means; the last averaged weights, no validation set; cutoff {CUTOFF:g} Angstrom. cgcnn is the network of arXiv 2511.15222 on a correct graph, cgcnn2018 that of Xie and "
+            f"Mean of each row over its seeds; the last averaged weights, no validation set; cutoff {CUTOFF:g} Angstrom. cgcnn is the network of arXiv 2511.15222 on a correct graph, cgcnn2018 that of Xie and "
             "Grossman; widths 64 (cgcnn: 128), three layers (DimeNet++: two)",
             "tables": tables,
             "training": {k: v for k, v in asdict(how).items() if k != "epochs"},

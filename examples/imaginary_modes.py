@@ -5,8 +5,8 @@ from ase.build import bulk
 
 from vibronic.core.errors import VibronicError
 from vibronic.labelling.engines import engine
-from vibronic.sampling.checks import minimum_distance
 from vibronic.sampling.anharmonic import prepare_phonons
+from vibronic.sampling.checks import minimum_distance
 from vibronic.sampling.phonons import force_constants
 from vibronic.sampling.relax import relax
 from vibronic.sampling.sampler import displacements_of

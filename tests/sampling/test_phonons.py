@@ -8,7 +8,12 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from vibronic.core.errors import VibronicError
 from vibronic.core.units import THZ
-from vibronic.sampling.anharmonic import effective_force_constants, prepare_phonons, sscha_force_constants
+from vibronic.sampling.anharmonic import (
+    displaced_start,
+    effective_force_constants,
+    prepare_phonons,
+    sscha_force_constants,
+)
 from vibronic.sampling.checks import minimum_distance
 from vibronic.sampling.dynamics import Dynamics
 from vibronic.sampling.phonons import (
@@ -232,6 +237,27 @@ class TestImaginary:
 
         assert not any("cap changed" in f for f in findings(0.01))
         assert any("cap changed" in f and "9 THz" in f for f in findings(9.0))
+
+
+@pytest.mark.parametrize("temperature", [300.0, 30_000.0, 1e9])
+def test_dynamics_starts_displaced_as_far_as_atoms_stay_apart(copper_constants, temperature):
+    """So hot that no draw is accepted, it starts colder, and from the reference where that is too hot as well."""
+    reference = copper_constants.supercell
+    start = displaced_start(copper_constants, temperature, 3)
+    moved = float(np.abs(displacements_of([start], reference)).max())
+    assert (moved > 0.01) is (temperature < 1e9)
+    assert minimum_distance([start]) > 0.65 * minimum_distance([reference])
+
+
+def test_dynamics_does_not_start_moving_the_way_it_is_displaced(copper_constants):
+    """Momenta are drawn from the same seed: displacements by the same numbers would be ahead of them in every mode."""
+    displaced = displacements_of([displaced_start(copper_constants, 300, 3)], copper_constants.supercell)[0]
+    momenta = np.random.default_rng(3).standard_normal(displaced.shape)
+    assert abs(np.corrcoef(momenta.ravel(), displaced.ravel())[0, 1]) < 0.3
+    same = Phonons(copper_constants, 300, "classical", "cap", cap_frequency=1.0).sample(
+        copper_constants.supercell, 1, 3
+    )
+    assert np.corrcoef(momenta.ravel(), displacements_of(same, copper_constants.supercell)[0].ravel())[0, 1] > 0.5
 
 
 def test_sscha_of_a_harmonic_crystal_is_that_crystal(copper_constants, spring):

@@ -137,6 +137,8 @@ def _isotropic(crystal: Atoms) -> bool:
     """Whether every atom must move as far in all directions: no other symmetric tensor is left as it is by the rotations of its site."""
     positions, cell = crystal.get_scaled_positions(), crystal.cell.array
     found = from_spglib("get_symmetry", (cell, positions, crystal.numbers), symprec=1e-3)
+    if found is None:
+        return False
     tensor = np.diag([1.0, 2.0, 4.0]) + 0.3 * (np.ones((3, 3)) - np.eye(3))  # of no symmetry
     for x in positions:
         image = found["rotations"] @ x + found["translations"] - x

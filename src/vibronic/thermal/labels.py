@@ -1,4 +1,4 @@
-"""The labels of a run: of configurations of the pools, and of the undisplaced, moved and strained crystal."""
+"""The labels of a run: of configurations of the pools, which were asked for when, and of the undisplaced, moved and strained crystal."""
 
 from __future__ import annotations
 

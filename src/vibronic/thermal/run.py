@@ -207,13 +207,7 @@ def _with_model(
         walk.note(_round(labels, values, surrogate))
         say(_told(plan, labels, values))
         goals = torch.stack([deviations[where == k].mean(0) for k in range(len(plan.temperatures))])
-        # Where the pool or the expansion alone is too wide, the model need not be better than they are.
-        rest = [
-            max(plan.tolerance**2 - v.half_width**2 + v.model**2, (0.3 * plan.tolerance) ** 2, tight) / Z95**2
-            for v in values
-            for tight in [v.floor() ** 2 if v.floor() > plan.tolerance else 0.0]
-        ]
-        limits = torch.tensor(rest, dtype=torch.float64)
+        limits = torch.tensor([_limit(v, plan.tolerance) for v in values], dtype=torch.float64)
         taken = [*labels.known, *labels.failed]
         if len(walk.rounds) == 1:
             walk.note({"foreseen": _foreseen(plan, surrogate, deviations, goals, limits, taken)})
@@ -222,13 +216,18 @@ def _with_model(
             return values, surrogate
         if (choice.variances(goals) <= limits).all():
             return values, surrogate  # what is missing is not labels
-        size, start = min(plan.batch, left), labels.count
-        at_random = round(FRACTION * (start + size)) - round(
-            FRACTION * start
-        )  # so that small batches have their share in turn
+        size, before = min(plan.batch, left), labels.count
+        # The share of all labels, so that small batches take turns.
+        at_random = round(FRACTION * (before + size)) - round(FRACTION * before)
         wanted = choice.choose(deviations, goals, surrogate.noise, size - at_random, limits, taken)
         free = np.setdiff1d(np.arange(len(candidates)), [*taken, *wanted])
         walk.ask(wanted + _in_turn(free, turn)[:at_random])
+
+
+def _limit(value: Value, tolerance: float) -> float:
+    """Variance of the model that is small enough: it meets the tolerance, or is well below it, or below what no label narrows."""
+    left, floor = tolerance**2 - value.half_width**2 + value.model**2, value.floor()
+    return max(left, (0.3 * tolerance) ** 2, floor**2 if floor > tolerance else 0.0) / Z95**2
 
 
 def _sampling(predicted: np.ndarray, noise: float, drawn: Drawn, temperature: float) -> float:

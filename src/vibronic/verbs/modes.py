@@ -134,10 +134,9 @@ def vibrations(
         atoms = relaxed(atoms, calculator) if relax else atoms
         reference = _supercell(atoms, supercell, None, None, seed)
         constants = _force_constants(reference, (atoms, supercell), calculator, displacement, force_constants)
-        findings = list(constants.findings)
         if imaginary != "leave":
             constants = renormalised(constants, temperature, imaginary, statistics, calculator, seed=seed)
-            findings = [*constants.findings]
+        findings = list(constants.findings)
         respond = [modes_of.respond(p, constants, temperature, statistics) for p in track(properties, "Vibrations")]
         average = [
             modes_of.thermal_average(p, constants, temperature, statistics, n, seed)
