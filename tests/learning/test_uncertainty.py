@@ -101,14 +101,50 @@ def test_an_ensemble_from_the_command_line(tmp_path, capsys, monkeypatch) -> Non
     assert set(card.floors) == {"energy"}
     with (tmp_path / "p.csv").open() as file:
         rows = list(csv.DictReader(file))
-    widths = np.array([float(r["energy_high [eV]"]) - float(r["energy_low [eV]"]) for r in rows])
     expected = 8 * half_widths(card.intervals, card.floors, spreads(model, labelled))["energy"]
-    assert np.allclose(widths, expected, rtol=1e-3)
+    like = np.array([float(r["novelty"]) <= 1 for r in rows])
+    widths = [
+        float(r["energy_high [eV]"]) - float(r["energy_low [eV]"]) for r, near in zip(rows, like, strict=True) if near
+    ]
+    assert np.allclose(widths, expected[like], rtol=1e-3)
     assert np.ptp(widths) > 0
-    assert "novelty" in rows[0]
+    assert all(
+        r["energy_low [eV]"] == r["energy_high [eV]"] == "" for r, near in zip(rows, like, strict=True) if not near
+    )
     capsys.readouterr()
     assert main(["models", str(tmp_path / "model")]) == 0
     assert "foreseendeviations" in "".join(capsys.readouterr().out.split())
+
+
+def test_the_intervals_of_a_ridge_hold_and_are_not_given_far_away(tmp_path, capsys) -> None:
+    """From the command line: nine in ten within the interval; of hotter structures there is none, and it is said."""
+    for name, frames in {
+        "set": coppers(200, 0.05, 0),
+        "new": coppers(300, 0.05, 1),
+        "hot": coppers(40, 0.3, 2),
+    }.items():
+        write(tmp_path / f"{name}.extxyz", frames)
+    flags = ["--targets", "energy", "--fractions", "0.5", "0.5", "0", "--out", str(tmp_path / "model")]
+    assert main(["train", "ridge", str(tmp_path / "set.extxyz"), *flags]) == 0
+    rows = {}
+    for name in ("new", "hot"):
+        command = ["predict", str(tmp_path / "model"), str(tmp_path / f"{name}.extxyz")]
+        assert main([*command, "--out", str(tmp_path / f"{name}.csv")]) == 0
+        with (tmp_path / f"{name}.csv").open() as file:
+            rows[name] = list(csv.DictReader(file))
+    labels = [a.info["energy"] for a in coppers(300, 0.05, 1)]
+    near = [(r, y) for r, y in zip(rows["new"], labels, strict=True) if float(r["novelty"]) <= 1]
+    assert len(near) > 250
+    held = [float(r["energy_low [eV]"]) <= y <= float(r["energy_high [eV]"]) for r, y in near]
+    assert abs(np.mean(held) - 0.9) < 0.06
+    assert all(float(r["novelty"]) > 1 and not r["energy_low [eV]"] for r in rows["hot"])
+    assert "40 of 40 unlike those of the training set" in capsys.readouterr().out
+    flags = ["--targets", "energy", "--fractions", "1", "0", "0", "--out", str(tmp_path / "all")]
+    assert main(["train", "ridge", str(tmp_path / "set.extxyz"), *flags]) == 0
+    assert main(["predict", str(tmp_path / "all"), str(tmp_path / "new.extxyz"), "--out", str(tmp_path / "n.csv")]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "predictions will have no 90 % intervals" in out
+    assert "no intervals: the model was trained without structures to validate" in out
 
 
 def test_the_members_differ_and_the_mean_is_theirs() -> None:

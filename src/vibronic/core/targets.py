@@ -30,6 +30,11 @@ class Target:
     shape: tuple[int, ...] = ()
     extremum: Extremum | None = None
 
+    @property
+    def is_number(self) -> bool:
+        """Whether it is one number per structure."""
+        return not self.shape and self.level == "structure"
+
 
 TARGETS: dict[str, Target] = {
     t.name: t

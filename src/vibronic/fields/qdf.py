@@ -101,7 +101,7 @@ class QuantumDeepField(Model):
         if min(positive) <= 0 or min(linear, hydrogen, hydrogen_points) < 0:
             raise VibronicError("qdf needs positive points, amplitudes, orbitals, components, length and reach")
         super().__init__(config, [target(t, (units or {}).get(t, "1")) for t in targets], max(cutoffs))
-        refused = [t.name for t in self.targets if t.shape or t.level != "structure"]
+        refused = [t.name for t in self.targets if not t.is_number]
         if refused:
             raise VibronicError(f"qdf learns one number per structure, not {', '.join(refused)}")
         self.noise = noise

@@ -86,10 +86,7 @@ class QuantumDeepField2020(Model):
         config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         # Pairs of atoms play no part: the neighbour list may be empty.
         super().__init__(config, [target(t, (units or {}).get(t, "1")) for t in targets], cutoff=0.1)
-        if (
-            any(t.shape or t.level != "structure" for t in self.targets)
-            or len({t.extensive for t in self.targets}) != 1
-        ):
+        if any(not t.is_number for t in self.targets) or len({t.extensive for t in self.targets}) != 1:
             raise VibronicError(
                 "qdf2020 learns numbers per molecule that are all sums over it (energy) or all means (homo, lumo), not "
                 + ", ".join(targets)

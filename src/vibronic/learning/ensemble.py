@@ -80,7 +80,7 @@ class Ensemble(Model):
 
     def deviations(self, batch: Batch) -> dict[str, Tensor]:
         """Target -> (B, members): deviations from the mean, over the root of the members less one."""
-        scalars = [t.name for t in self.targets if not t.shape and t.level == "structure"]
+        scalars = [t.name for t in self.targets if t.is_number]
         predicted = self._predictions(batch)
         return {
             name: ((predicted[name] - predicted[name].mean(0)).T / (len(self.members) - 1) ** 0.5).detach()

@@ -178,7 +178,7 @@ def intervals(
     difference = errors(targets, predicted, structures)
     rank = int(np.ceil((len(structures) + 1) * coverage))
     for t in targets:
-        if not t.shape and t.level == "structure" and rank <= len(structures):
+        if t.is_number and rank <= len(structures):
             error = np.abs(difference[t.name])
             if spread and t.name in spread:
                 error = error / np.hypot(spread[t.name], (floors or {})[t.name])

@@ -84,7 +84,7 @@ class CrystalGraph(Model):
 
         config = {k: v for k, v in locals().items() if k not in ("self", "__class__", "GraphConv")}
         super().__init__(config, [target(t, (units or {}).get(t, "1")) for t in targets], cutoff)
-        refused = [t.name for t in self.targets if t.shape or t.level != "structure"]
+        refused = [t.name for t in self.targets if not t.is_number]
         if refused:
             raise VibronicError(f"cgcnn learns one number per structure, not {', '.join(refused)}; use painn for those")
         if min(width, layers) < 1 or cutoff <= 0:

@@ -53,7 +53,7 @@ class DescriptorRidge(Model):
     ) -> None:
         config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         super().__init__(config, [target(t, (units or {}).get(t, "1")) for t in targets], cutoff)
-        refused = [t.name for t in self.targets if t.shape or t.level != "structure"]
+        refused = [t.name for t in self.targets if not t.is_number]
         if refused:
             raise VibronicError(f"ridge learns one number per structure, not {', '.join(refused)}; use painn for those")
         if radial < 2 or angular < 0 or angular == 1:

@@ -146,7 +146,7 @@ class PaiNN(Model):
             )
         self.weights = {name: {**WEIGHTS, **(weights or {})}.get(name, 1.0) for name in self.names}
         self.scalars = [t for t in self.targets if t.name not in POTENTIAL]
-        refused = [t.name for t in self.scalars if t.shape or t.level != "structure"]
+        refused = [t.name for t in self.scalars if not t.is_number]
         if refused:
             raise VibronicError(f"painn learns energy, forces, stress and scalars, not {', '.join(refused)}")
         self.embedding = nn.Embedding(119, width)

@@ -27,9 +27,9 @@ def predict(
 
       vibronic predict runs/gap hot.extxyz --out predictions.csv
 
-    One row per structure, units in the header, a 90 % interval where the model was calibrated, the novelty where it can tell
-    how unlike its training set a structure is, and what energies are relative to. Forces go to an extxyz beside the table,
-    here predictions.forces.extxyz.
+    One row per structure, units in the header, a 90 % interval where the model was calibrated and the structure is like those of
+    its training set, the novelty where it can tell how unlike them it is, and what energies are relative to. Forces go to
+    an extxyz beside the table, here predictions.forces.extxyz.
 
     Args:
         model: model folder, or the name of a shipped model (see 'vibronic models').
@@ -55,7 +55,11 @@ def predict(
     with run_record(out, "predict", config, reads=[structures, *_files(model)], writes=[forces]) as record:
         predicted = prediction.predict(network, frames, batch_size, device, partial(sources.place, structures))
         spread = prediction.spreads(network, frames, batch_size) if card.floors else {}
-        widths = prediction.half_widths(card.intervals, card.floors, spread)
+        unlike = np.array(predicted.get("novelty", np.zeros(len(frames))), dtype=float) > 1
+        widths = {
+            name: np.where(unlike, np.nan, width)
+            for name, width in prediction.half_widths(card.intervals, card.floors, spread).items()
+        }
         prediction.write_predictions(out, network.targets, predicted, frames, widths, card.references)
         if "forces" in predicted:
             copies = [atoms.copy() for atoms in frames]
@@ -71,16 +75,18 @@ def predict(
         say(f"zero of {name}: {what}")
     if card.only:
         say(card.only)
-    unlike = sum(float(value) > 1 for value in predicted.get("novelty", ()))
-    if unlike:
+    if not card.intervals and any(t.is_number for t in network.targets):
+        say("no intervals: the model was trained without structures to validate, or with too few")
+    if unlike.any():
         why = (
             "their atoms have surroundings that the training set lacks"
             if network.remembers or network.kind == "ensemble"
             else "check that the geometries were relaxed as those of the training set"
         )
         say(
-            f"{unlike} of {len(frames)} unlike those of the training set (novelty above 1): errors are larger there than the "
-            f"intervals say; {why}"
+            f"{unlike.sum()} of {len(frames)} unlike those of the training set (novelty above 1): errors are larger there"
+            + (", and no intervals are given; " if card.intervals else "; ")
+            + why
         )
     return out
 

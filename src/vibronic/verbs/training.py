@@ -25,6 +25,7 @@ FRACTIONS = (0.8, 0.1, 0.1)
 """Training, validation and test part of a data set."""
 
 _FEW = 50  # crystals to learn from
+_CALIBRATES = 9  # structures, below which no error is larger than nine in ten
 
 
 def train(
@@ -145,8 +146,8 @@ def train(
         say(f"structures: {len(fitted)} to fit, {len(chosen)} to validate, {len(scored)} to score")
         if network.generates:
             _say_labels(network, fitted)
-        if chosen and len(chosen) < 9 and not network.generates:
-            say("fewer than 9 structures to validate: predictions will have no 90 % intervals")
+        if len(chosen) < _CALIBRATES and not network.generates and any(t.is_number for t in network.targets):
+            say(f"fewer than {_CALIBRATES} structures to validate: predictions will have no 90 % intervals")
         if scored and len(scored) < 5:
             say("few structures to score: the scores below say little")
         check_writable(out)
@@ -313,8 +314,6 @@ def _parts(
         chosen = _labelled(network, sources.structures(validation), validation)
     if test:
         scored = _labelled(network, sources.structures(test), test)
-    if network.kind == "ridge":  # its penalty is chosen within the training set
-        fitted, chosen = [*fitted, *chosen], []
     return fitted, chosen, scored
 
 
