@@ -159,7 +159,7 @@ def test_the_members_differ_and_the_mean_is_theirs() -> None:
     model.prepare(batch)
     each = torch.stack([member(batch)["energy"] for member in model.members])
     assert torch.allclose(model(batch)["energy"], each.mean(0))
-    assert torch.allclose(model.deviations(batch)["energy"].norm(dim=1), each.std(0), rtol=1e-4)
+    assert torch.allclose(model.posterior(batch)[1]["energy"].norm(dim=1), each.std(0), rtol=1e-4)
     assert (each.std(0) > 0).all()
 
 

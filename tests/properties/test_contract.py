@@ -213,3 +213,16 @@ def test_preparation_looks_at_labels_in_any_order(model, structures, labelled) -
             a, b = a.double().sort(0).values, b.double().sort(0).values
         scale = float(b.double().abs().max()) if b.numel() else 0.0
         assert torch.allclose(a.double(), b.double(), rtol=1e-6, atol=1e-8 + 1e-9 * scale), key
+
+
+def test_predictions_come_with_the_deviations_too(model, structures) -> None:
+    """The prediction that has an uncertainty beside it is the one without."""
+    batch = Batch.collate([Batch.from_atoms(atoms, model.cutoff, dtype=model.dtype) for atoms in structures])
+    predicted, deviations = model.posterior(batch)
+    close(
+        {name: value.detach().numpy() for name, value in predicted.items()},
+        {name: value.detach().numpy() for name, value in model(batch).items()},
+    )
+    for name, rows in (deviations or {}).items():
+        assert rows.shape[0] == len(structures)
+        assert torch.isfinite(rows).all(), name

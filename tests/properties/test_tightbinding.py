@@ -184,7 +184,7 @@ def test_it_learns_a_hamiltonian_and_knows_how_well(levels) -> None:
     gaps = np.array([a.info["band_gap"] for a in test])
     error = np.array(predict(model, test)["band_gap"]) - gaps
     assert np.abs(error).mean() < 0.35 * np.abs(gaps - gaps.mean()).mean()
-    told = model.deviations(GraphData(test, model.targets, model.cutoff).batch())["band_gap"].norm(dim=1).numpy()
+    told = model.posterior(GraphData(test, model.targets, model.cutoff).batch())[1]["band_gap"].norm(dim=1).numpy()
     assert 0.2 < np.sqrt(np.mean((error / told) ** 2)) < 5
 
 

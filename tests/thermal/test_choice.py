@@ -92,8 +92,8 @@ def test_scales_of_the_pool_keep_features_small_that_few_labels_did_not_show() -
             atoms.info["energy"] = float(len(atoms) * (1 + 0.1 * np.sin(k)))
     surveyed = average.survey("ridge", "energy", wild)
     alone, told = (average.fit("ridge", "energy", calm, surveyed=s) for s in (None, surveyed))
-    assert np.abs(told.predictions(wild) - 1).max() < 0.2
-    assert np.abs(alone.predictions(wild) - 1).max() > 3 * np.abs(told.predictions(wild) - 1).max()
+    assert np.abs(told.posterior(wild)[0] - 1).max() < 0.2
+    assert np.abs(alone.posterior(wild)[0] - 1).max() > 3 * np.abs(told.posterior(wild)[0] - 1).max()
 
 
 def test_averages_lie_where_the_labels_of_their_temperature_are() -> None:
@@ -110,13 +110,14 @@ def test_averages_lie_where_the_labels_of_their_temperature_are() -> None:
     assert list(found.levels) == [300.0, 400.0]
     for t, level in ((300.0, 0.0), (400.0, 1.0)):
         drawn = [a for a in frames if a.info["temperature_K"] == t]
-        value = average.average(found.predictions(drawn), found.deviations(drawn), 0.0, 0.0)
+        value = average.average(found.posterior(drawn), 0.0, 0.0)
         labels = np.mean([a.info["energy"] / len(a) for a in drawn])
         assert value.mean == pytest.approx(labels, abs=1e-9)
         assert abs(value.mean - level) < value.half_width
     # What no label has a temperature in common with stays at the level of the model, and a difference within one cancels it.
     other = frames[0].copy()
     del other.info["temperature_K"]
-    assert found.predictions([other])[0] == pytest.approx(found.predictions(frames[:1])[0] - found.levels[300.0].shift)
-    gap = found.deviations(frames[:1]) - found.deviations(frames[2:3])
+    (alike,), rows = found.posterior(frames[:1])
+    assert found.posterior([other])[0] == pytest.approx(alike - found.levels[300.0].shift)
+    gap = rows - found.posterior(frames[2:3])[1]
     assert gap[:, -2:].abs().max() == 0

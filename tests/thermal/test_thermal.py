@@ -16,6 +16,7 @@ import pytest
 from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.io import write
+from ase.spacegroup import crystal
 
 from vibronic.cli import main
 from vibronic.core.errors import VibronicError
@@ -29,6 +30,7 @@ from vibronic.thermal import average, report
 from vibronic.thermal.labels import Labels, _parabola, _spanned
 from vibronic.thermal.plan import Plan
 from vibronic.thermal.run import _check_labels, run
+from vibronic.thermal.run import finished as finished_run
 
 
 @pytest.fixture(scope="module")
@@ -73,9 +75,9 @@ def test_the_truth_lies_in_the_interval_after_a_part_of_the_labels(plan, finishe
     assert results["labels"] < 60
     for t, row in zip(plan.temperatures, results["temperatures"], strict=True):
         # The pool is the same, so the error of sampling does not count here.
-        assert abs(row["mean"] - truth(out, plan)[t]) < 1.5 * np.hypot(row["model"], row["label"])
-        parts = [row[p] for p in ("sampling", "model", "label", "expanding")]
-        assert row["half_width"] == pytest.approx(np.linalg.norm(parts))
+        mean = row["value"] - row["parts"]["expansion"]["value"]
+        assert abs(mean - truth(out, plan)[t]) < 1.5 * np.hypot(row["errors"]["model"], row["errors"]["labels"])
+        assert row["half_width"] == pytest.approx(np.linalg.norm(list(row["errors"].values())))
         assert row["half_width"] <= plan.tolerance
 
 
@@ -84,12 +86,11 @@ def test_the_parts_are_those_of_equipartition(plan, finished) -> None:
     0 K."""
     _, results = finished
     for t, row in zip(plan.temperatures, results["temperatures"], strict=True):
-        classical = row["zero_point"]["value"] + row["thermal"]["value"] - row["quantum_less_classical"]["value"]
+        part = {key: one["value"] for key, one in row["parts"].items()}
+        classical = part["zero_point"] + part["thermal"] - row["quantum_less_classical"]["value"]
         assert classical == pytest.approx(1.5 * 8.617e-5 * t, rel=0.15)
-        assert row["mean"] - results["static"] == pytest.approx(
-            row["zero_point"]["value"] + row["thermal"]["value"], abs=1e-9
-        )
-        assert row["zero_point"]["value"] > 0
+        assert row["value"] - results["static"] == pytest.approx(sum(part.values()), abs=1e-9)
+        assert part["zero_point"] > 0
         assert row["quantum_less_classical"]["value"] > 0
     assert results["label_error"] < 1e-10
 
@@ -99,15 +100,17 @@ def test_expansion_counts_from_the_static_lattice(plan, finished, tmp_path) -> N
     _, results = finished
     strains, static = results["expansion"]["strains"], results["expansion"]["static"]
     assert strains[1] > strains[0] > results["expansion"]["zero_point"] > static
-    added = [row["expansion"]["value"] for row in results["temperatures"]]
+    added = [row["parts"]["expansion"]["value"] for row in results["temperatures"]]
     assert added[1] > added[0] > 0  # the static energy is least at its own lattice
     wide = tmp_path / "wide.cif"
     write(wide, bulk("Cu", "fcc", a=3.62, cubic=True))
     other = run(replace(plan, crystal=str(wide), tolerance=0.01), tmp_path / "run", "in-process", say=lambda _: None)
-    assert [row["expansion"]["value"] for row in other["temperatures"]] == pytest.approx(added, rel=0.1)
+    assert [row["parts"]["expansion"]["value"] for row in other["temperatures"]] == pytest.approx(added, rel=0.1)
     assert other["expansion"]["static"] < -0.005
     assert other["cell"]["value"] < 0
-    assert any("not that of least energy by 'emt'" in f and "shorter" in f for f in other["findings"])
+    assert any("not that of least energy by 'emt'" in f and "shorter" in f for f in other["notes"])
+    page = report.write(tmp_path / "run").read_text()
+    assert "The answer takes the given cell for the crystal at rest" in page
 
 
 def test_labels_that_scatter_widen_the_interval_of_the_expansion_too() -> None:
@@ -124,16 +127,20 @@ def test_the_same_command_computes_nothing_again(plan, finished) -> None:
     out, results = finished
     with Ledger(out / "ledger.sqlite") as ledger:
         before = ledger.counts()
-    again = run(plan, out, "in-process", say=lambda _: None)
+    said: list[str] = []
+    again = run(plan, out, "in-process", say=said.append)
     with Ledger(out / "ledger.sqlite") as ledger:
         assert ledger.counts() == before
     assert before["done"] == results["labels"]
     assert again == results
+    assert said[-1] == f"labels: 0 computed now, {results['labels'] + 1} from the ledger"  # one of them asked for twice
+    assert finished_run(plan, out) == json.loads((out / "results.json").read_text())
+    assert finished_run(replace(plan, tolerance=0.0009), out) is None
 
 
 def test_another_plan_is_refused_but_a_tighter_one_goes_on(plan, finished, tmp_path) -> None:
     out, results = finished
-    with pytest.raises(VibronicError, match=r"another plan \(target differs\)"):
+    with pytest.raises(VibronicError, match=r"another plan \(target: energy there, pressure here\)"):
         run(replace(plan, target="pressure"), out, "in-process", say=lambda _: None)
     shutil.copytree(out, tmp_path / "more")
     again = run(replace(plan, tolerance=0.0008, pool=400), tmp_path / "more", "in-process", say=lambda _: None)
@@ -197,7 +204,7 @@ def test_what_phonons_should_not_have_drawn_is_noticed(plan, tmp_path) -> None:
     path.write_text(json.dumps(record))
     results = run(soft, tmp_path / "b", "in-process", say=said.append)
     assert results["ensemble"][0]["off"]
-    assert "try --method md" in said[-1]
+    assert "try --method md" in said[-2]
     assert "try --method md" in report.write(tmp_path / "b").read_text()
 
 
@@ -240,8 +247,9 @@ def test_without_a_model_labels_are_averaged(plan, tmp_path) -> None:
     results = run(alone, tmp_path, "in-process", say=lambda _: None)
     assert results["reached"]
     for t, row in zip(plan.temperatures, results["temperatures"], strict=True):
-        assert abs(row["mean"] - truth(tmp_path, plan)[t]) < 2 * row["half_width"]
-        assert row["expansion"] is None
+        assert abs(row["value"] - truth(tmp_path, plan)[t]) < 2 * row["half_width"]
+        assert list(row["parts"]) == ["motion"]
+        assert results["static"] + row["parts"]["motion"]["value"] == pytest.approx(row["value"])
     report.write(tmp_path)
 
 
@@ -258,13 +266,17 @@ def test_a_budget_that_is_spent_is_said_and_a_larger_one_goes_on(plan, finished,
 
 
 @pytest.mark.parametrize(
-    ("model", "cost"), [("auto", "it costs no labels"), (None, "--budget with it, or use a model")]
+    ("model", "cost"),
+    [
+        ("auto", r"\(no labels, about \d+ minutes of predictions\), or take a larger --supercell"),
+        (None, r"\(no labels; --budget with it, or a model\)"),
+    ],
 )
 def test_no_label_is_spent_on_what_the_pool_leaves(plan, tmp_path, model, cost) -> None:
     small = replace(plan, tolerance=1e-6, budget=23, expansion=False, model=model)
     results = run(small, tmp_path, "in-process", say=lambda _: None)
     assert not results["reached"]
-    assert re.search(rf"counts as 200 independent configurations: raise --pool to \d+; {cost}", results["missing"])
+    assert re.search(rf"counts as 200 independent configurations: raise --pool to \d+ {cost}", results["missing"])
     richer = run(replace(small, budget=60), tmp_path, "in-process", say=lambda _: None)
     assert richer["labels"] == results["labels"] <= 23
 
@@ -272,7 +284,7 @@ def test_no_label_is_spent_on_what_the_pool_leaves(plan, tmp_path, model, cost) 
 def test_dynamics_has_no_zero_point(plan, tmp_path) -> None:
     md = replace(plan, method="md", statistics="classical", temperatures=(300.0,), pool=22, tolerance=0.01)
     results = run(md, tmp_path, "in-process", say=lambda _: None)
-    assert "zero_point" not in results["temperatures"][0]
+    assert list(results["temperatures"][0]["parts"]) == ["motion", "expansion"]
     said = " ".join(results["findings"])
     assert "no zero-point motion" in said
     assert "4 trajectories" in said
@@ -292,7 +304,11 @@ def test_the_report_and_the_table_say_what_the_results_say(finished) -> None:
     assert len(table) == 3
     values = dict(zip(table[0].split(","), table[1].split(","), strict=True))
     row = results["temperatures"][0]
-    assert float(values["energy [eV/atom]"]) == pytest.approx(row["mean"] + row["expansion"]["value"], abs=1e-5)
+    assert float(values["energy [eV/atom]"]) == pytest.approx(row["value"], abs=1e-5)
+    added = [
+        values[f"{n} [eV/atom]"] for n in ("undisplaced", "zero_point_motion", "thermal_motion", "thermal_expansion")
+    ]
+    assert sum(map(float, added)) == pytest.approx(row["value"], abs=1e-4)
     for words in ("zero-point motion", "How many labels", "five-fold cross-validation", "labels without a model"):
         assert words in page
 
@@ -314,23 +330,32 @@ def test_the_verb(copper, tmp_path, capsys) -> None:
     assert main(["thermal", str(copper), *flags]) == 0
     said = capsys.readouterr().out
     assert "200 K: pressure" in said
-    assert "averaging labels alone would need about" in said
+    assert "averaging labels alone would need up to" in said
     assert json.loads((tmp_path / "run.json").read_text())["reached"] is True
     assert (tmp_path / "report.html").exists()
     assert main(["report", str(tmp_path)]) == 0
+    record = (tmp_path / "run.json").read_text()
+    assert main(["thermal", str(copper), *flags]) == 0
+    again = capsys.readouterr().out
+    assert "nothing is left to do" in again
+    assert "200 K: pressure" in again
+    assert (tmp_path / "run.json").read_text() == record
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--target", "band_gap"], "the engine 'emt' gives energy, forces, stress, not 'band_gap'"),
+        (["--target", "band_gap"], "the engine 'emt' gives energy, forces, stress, pressure, not 'band_gap'"),
         (["--target", "forces"], "a thermal average is of one number"),
         (["--tolerance", "0"], "the tolerance must be positive"),
-        (["--temperature", "0"], "at least one temperature above 0 K"),
+        (["--temperature", "0"], "all of them above 0 and up to 10000 K"),
+        (["--temperature", "nan"], 'option "temperature"'),
+        (["--temperature", "1e9"], "all of them above 0 and up to 10000 K"),
+        (["--no-model", "true", "--model", "ridge"], "averages labels alone: leave --model ridge out"),
         (["--temperature", "300", "300"], "the temperatures must differ"),
         (["--model", "painn"], "a model that knows its own uncertainty"),
         (["--first", "4"], "4 first labels are too few"),
-        (["--budget", "10", "--first", "16"], "the budget must hold the first 16 and 7 of the undisplaced"),
+        (["--budget", "10", "--first", "16"], "a budget of 10 labels is too small: 23 at least"),
         (["--method", "md", "--statistics", "quantum"], "dynamics is classical"),
         (["--method", "md", "--imaginary", "cap"], "knows no imaginary modes"),
         (["--workers", "0"], "at least one worker"),
@@ -368,30 +393,33 @@ def numbers(content) -> Iterator[float]:
         yield float(content)
 
 
-def test_kill_9_and_the_same_command_again(copper, tmp_path) -> None:
+def test_kill_9_and_the_same_command_again(tmp_path) -> None:
     """Whatever had been labelled is not labelled again, and the result is that of a run that was not killed."""
+    path = tmp_path / "Cu3Au.cif"
+    write(path, crystal(["Au", "Cu"], [(0, 0, 0), (0.5, 0.5, 0)], spacegroup=221, cellpar=[3.72] * 3 + [90] * 3))
     flags = [
         "--temperature",
-        "150",
         "300",
         "--target",
-        "energy",
+        "pressure",
         "--engine",
         "emt",
         "--forces",
         "emt",
         "--tolerance",
-        "0.0004",
+        "0.04",
+        "--pool",
+        "400",
     ]
-    flags += ["--pool", "60", "--executor", "in-process", "--first", "8", "--batch", "1", "--out"]
+    flags += ["--executor", "in-process", "--first", "8", "--batch", "1", "--out"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    command = [sys.executable, "-m", "vibronic", "thermal", str(copper), *flags]
+    command = [sys.executable, "-m", "vibronic", "thermal", str(path), *flags]
     subprocess.run([*command, str(whole)], check=True, capture_output=True, timeout=120)
     process = subprocess.Popen([*command, str(killed)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.time() + 60
     while time.time() < deadline:
         rounds = content(killed / "rounds.json") if (killed / "rounds.json").exists() else []
-        if rounds and "labels" in rounds[0]:
+        if len(rounds) > 1 and "labels" in rounds[1]:
             break
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
@@ -399,7 +427,7 @@ def test_kill_9_and_the_same_command_again(copper, tmp_path) -> None:
     assert not (killed / "results.json").exists()
     subprocess.run([*command, str(killed)], check=True, capture_output=True, timeout=120)
     a, b = (json.loads((folder / "results.json").read_text()) for folder in (whole, killed))
-    assert len(a["rounds"]) >= 2
+    assert len(a["rounds"]) >= 3
     # Down to what the linear algebra rounds differently from process to process.
     assert np.array(list(numbers(a))) == pytest.approx(np.array(list(numbers(b))), rel=1e-6, abs=1e-9)
     with Ledger(whole / "ledger.sqlite") as one, Ledger(killed / "ledger.sqlite") as other:

@@ -30,7 +30,11 @@ def check_plan(out: Path, plan: Mapping[str, Any]) -> None:
     if not path.exists() or (found := content(path)) == wanted:
         return
     other = [k for k in wanted if not isinstance(found, dict) or found.get(k) != wanted[k]]
-    said = f" ({other[0]} differs)" if other and isinstance(found, dict) else ""
+    said = (
+        f" ({other[0]}: {found.get(other[0])} there, {wanted[other[0]]} here)"
+        if other and isinstance(found, dict)
+        else ""
+    )
     raise VibronicError(f"{out} holds a run with another plan{said}; choose another --out or delete it")
 
 

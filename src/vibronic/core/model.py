@@ -83,14 +83,14 @@ class Model(nn.Module):
         """How many numbers were fitted."""
         return sum(v.numel() for v in self.state_dict().values() if v.is_floating_point())
 
-    def deviations(self, batch: Batch) -> dict[str, Tensor] | None:
-        """Target -> (B, r) whose product with its transpose is the covariance (B, B) of the predictions of a batch, as far as the
-        model itself can tell; None where it cannot."""
-        return None
+    def posterior(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
+        """Predictions, and by target the deviations (B, r) whose product with their transpose is the covariance (B, B) of the
+        predictions of a batch, as far as the model itself can tell; None where it cannot."""
+        return self(batch), None
 
     @property
     def misfit(self) -> dict[str, float]:
-        """Target -> standard deviation of a label about the best fit of a model that has ``deviations``; energies per atom."""
+        """Target -> standard deviation of a label about the best fit of a model that has deviations; energies per atom."""
         return {}
 
     @property

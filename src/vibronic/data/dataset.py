@@ -354,11 +354,17 @@ def _families_within(structures: Sequence[Atoms], parts: int) -> list[str]:
 
 
 class GraphData(torch.utils.data.Dataset):
-    """Structures with labels and neighbour lists, computed once; item ``k`` is a :class:`Batch` of one."""
+    """Structures with labels and neighbour lists, computed once; item ``k`` is a :class:`Batch` of one, its geometry as ``dtype``."""
 
-    def __init__(self, structures: Iterable[Atoms], targets: Sequence[Target], cutoff: float) -> None:
+    def __init__(
+        self,
+        structures: Iterable[Atoms],
+        targets: Sequence[Target],
+        cutoff: float,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         self.graphs = [
-            Batch.from_atoms(atoms, cutoff, labels_of(atoms, targets, f"structure {k}"))
+            Batch.from_atoms(atoms, cutoff, labels_of(atoms, targets, f"structure {k}"), dtype)
             for k, atoms in enumerate(structures)
         ]
 

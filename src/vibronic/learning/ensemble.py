@@ -78,14 +78,13 @@ class Ensemble(Model):
         figures = {name: torch.stack([one[name] for one in found]) for name in found[0]}
         return {name: values.sum() if name == "loss" else values.mean() for name, values in figures.items()}
 
-    def deviations(self, batch: Batch) -> dict[str, Tensor]:
-        """Target -> (B, members): deviations from the mean, over the root of the members less one."""
-        scalars = [t.name for t in self.targets if t.is_number]
+    def posterior(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Mean predictions and deviations (B, members) from them, over the root of the members less one."""
         predicted = self._predictions(batch)
-        return {
-            name: ((predicted[name] - predicted[name].mean(0)).T / (len(self.members) - 1) ** 0.5).detach()
-            for name in scalars
-        }
+        mean = {name: values.mean(0) for name, values in predicted.items()}
+        numbers = [t.name for t in self.targets if t.is_number]
+        scale = (len(self.members) - 1) ** 0.5
+        return mean, {name: ((predicted[name] - mean[name]).T / scale).detach() for name in numbers}
 
     def novelty(self, batch: Batch) -> Tensor | None:
         """As its first member has it: all of them saw the same structures."""

@@ -150,7 +150,7 @@ def spreads(model: Model, structures: Sequence[Atoms], batch_size: int = 32) -> 
     """
     found: dict[str, list[np.ndarray]] = {}
     for batch in in_batches(structures, model.cutoff, batch_size, model.dtype):
-        deviations = model.deviations(batch)
+        _, deviations = model.posterior(batch)
         if deviations is None:
             return {}
         for t in model.targets:

@@ -116,7 +116,10 @@ class DescriptorRidge(Model):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Predictions (B,) of each target, in its unit."""
-        y = self._scaled(batch) @ self.weights + self.intercept
+        return self._predictions(batch, self._scaled(batch))
+
+    def _predictions(self, batch: Batch, x: Tensor) -> dict[str, Tensor]:
+        y = x @ self.weights + self.intercept
         return {t.name: v * batch.n_atoms if t.extensive else v for t, v in zip(self.targets, y.unbind(1), strict=True)}
 
     def _scaled(self, batch: Batch) -> Tensor:
@@ -124,15 +127,15 @@ class DescriptorRidge(Model):
             raise VibronicError("this ridge model has not been fitted")
         return (self.features(batch) - self.mean) / self.deviation
 
-    def deviations(self, batch: Batch) -> dict[str, Tensor]:
-        """Target -> (B, features + 1), of the Bayesian regression whose mean the prediction is; the last column is the intercept's."""
+    def posterior(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Predictions and deviations (B, features + 1) of the Bayesian regression whose mean they are; the last column is the intercept's."""
         x = self._scaled(batch)
         found = {}
         for t, root, noise in zip(self.targets, self.root, self.noise, strict=True):
             mean = (noise / self.count**0.5).expand(len(x), 1)
             rows = torch.cat([x @ root, mean], dim=1)
             found[t.name] = rows * batch.n_atoms[:, None] if t.extensive else rows
-        return found
+        return self._predictions(batch, x), found
 
     @property
     def misfit(self) -> dict[str, float]:

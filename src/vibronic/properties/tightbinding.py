@@ -197,21 +197,26 @@ class TightBinding(Model):
         for t in self._terms(batch):
             bands = band_energies(t, self.values)
             edges.append(torch.stack([bands[t.valence], bands[t.conduction]]))
-        vbm, cbm = torch.stack(edges).unbind(1)
+        return self._of_edges(torch.stack(edges))
+
+    def _of_edges(self, edges: Tensor) -> dict[str, Tensor]:
+        """Targets from band edges (B, 2)."""
+        vbm, cbm = edges.unbind(1)
         # The bands of a metal overlap; its gap is zero, as the engines have it.
         found = {"vbm": vbm, "cbm": cbm, "band_gap": (cbm - vbm).clamp(min=0.0)}
         return {t.name: found[t.name] for t in self.targets}
 
-    def deviations(self, batch: Batch) -> dict[str, Tensor]:
-        """Target -> (B, P), eV, in Laplace's approximation: slopes by the parameters times the root of their covariance."""
+    def posterior(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Predictions and deviations (B, P), eV, in Laplace's approximation: slopes by the parameters times the root of their covariance."""
         self._check_fitted()
-        rows = []
+        edges, rows = [], []
         for t in self._terms(batch):
-            slopes = derivatives(t, self.values, {t.valence, t.conduction})[1]
+            energies, slopes = derivatives(t, self.values, {t.valence, t.conduction})
+            edges.append([energies[t.valence], energies[t.conduction]])
             rows.append(torch.as_tensor(np.stack([slopes[t.valence], slopes[t.conduction]])) @ self.root)
         vbm, cbm = torch.stack(rows).unbind(1)
         found = {"vbm": vbm, "cbm": cbm, "band_gap": cbm - vbm}
-        return {t.name: found[t.name] for t in self.targets}
+        return self._of_edges(torch.tensor(edges, dtype=torch.float64)), {t.name: found[t.name] for t in self.targets}
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Mean absolute error over the targets, for comparison only: the fit needs no steps."""

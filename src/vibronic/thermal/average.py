@@ -11,7 +11,7 @@ thermal expansion, a difference of labels, adds its own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,20 +20,27 @@ import torch
 from ase import Atoms
 from torch import Tensor
 
+from vibronic.core.batch import Batch
 from vibronic.core.model import Model
+from vibronic.core.progress import track
 from vibronic.core.targets import target as named_target
 from vibronic.core.units import GPA
 from vibronic.data.dataset import GraphData, in_batches, label_of
 from vibronic.learning import store
-from vibronic.learning.prediction import predict
 from vibronic.thermal.plan import FEWEST
 
 FOLDS = 5
-BATCH = 16
+BATCH = 4
+MANY = 500
+"""Predictions above which a bar shows how many are made."""
 SURVEYED = 200
 """Configurations of the pool that scales are taken from."""
 Z95 = 1.959964
 """Half width of a 95 % interval in standard deviations."""
+
+
+Posterior = tuple[np.ndarray, Tensor]
+"""Predictions (n,) and deviations (n, r), whose products are the covariances of the predictions, in the unit that is shown."""
 
 
 @dataclass(frozen=True)
@@ -44,24 +51,24 @@ class Value:
         mean: the average.
         sampling: because the pool is finite; no label narrows it.
         model: because labels are few: of the model, or without one of their mean.
-        label: because an engine disagrees with itself.
-        expanding: of what the expansion adds.
+        labels: because an engine disagrees with itself.
+        expansion: of what the expansion adds.
     """
 
     mean: float
     sampling: float = 0.0
     model: float = 0.0
-    label: float = 0.0
-    expanding: float = 0.0
+    labels: float = 0.0
+    expansion: float = 0.0
 
     @property
     def half_width(self) -> float:
         """All of them together; they are independent."""
-        return float(np.sqrt(self.sampling**2 + self.model**2 + self.label**2 + self.expanding**2))
+        return float(np.sqrt(self.sampling**2 + self.model**2 + self.labels**2 + self.expansion**2))
 
     def floor(self, share: float = 1.0) -> float:
         """What no further label narrows: the pool (a share of it), and the expansion."""
-        return float(np.hypot(share * self.sampling, self.expanding))
+        return float(np.hypot(share * self.sampling, self.expansion))
 
 
 @dataclass(frozen=True)
@@ -99,21 +106,23 @@ class Surrogate:
     widening: float = 1.0
     unseen: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
-    def predictions(self, frames: Sequence[Atoms]) -> np.ndarray:
-        """(n,) predictions, at the level of the labels of their temperature."""
-        shifts = [self.levels[t].shift if t in self.levels else 0.0 for t in map(temperature_of, frames)]
-        return values_of(self.model, self.target, frames) + shifts
+    def posterior(self, frames: Sequence[Atoms]) -> Posterior:
+        """At the level of the labels of their temperature, and widened: deviations (n, r + temperatures)."""
+        starts = track(range(0, len(frames), BATCH), "Predicting configurations", len(frames) > MANY)
+        parts = (next(in_batches(frames[k : k + BATCH], self.model.cutoff, BATCH, self.model.dtype)) for k in starts)
+        return self.at_levels(parts, [temperature_of(a) for a in frames])
 
-    def deviations(self, frames: Sequence[Atoms]) -> Tensor:
-        """(n, r + temperatures) whose products are the covariances of the predictions, widened."""
-        rows = deviations_of(self.model, self.target, frames)
-        own = rows.new_zeros(len(frames), len(self.levels))
+    def at_levels(self, batches: Iterable[Batch], temperatures: Sequence[float | None]) -> Posterior:
+        """The same of batches."""
+        predictions, rows = _posterior(self.model, self.target, batches)
+        own = rows.new_zeros(len(rows), len(self.levels))
         column = {t: k for k, t in enumerate(self.levels)}
-        for n, t in enumerate(map(temperature_of, frames)):
+        for n, t in enumerate(temperatures):
             if t in self.levels:
+                predictions[n] += self.levels[t].shift
                 rows[n] -= self.levels[t].deviation
                 own[n, column[t]] = self.levels[t].noise
-        return self.widening * torch.cat([rows, own], dim=1)
+        return predictions, self.widening * torch.cat([rows, own], dim=1)
 
 
 def temperature_of(atoms: Atoms) -> float | None:
@@ -131,7 +140,7 @@ def survey(kind: str, target: str, pool: Sequence[Atoms], settings: dict[str, An
     """What a model wants to know of the pool before it is fitted; no label enters."""
     model = store.build(kind, targets=[target], **(settings or {}))
     some = pool[:: max(1, len(pool) // SURVEYED)]
-    return model.survey(GraphData(some, [], model.cutoff).batch().to(dtype=model.dtype))
+    return model.survey(GraphData(some, [], model.cutoff, model.dtype).batch())
 
 
 def fit(
@@ -148,33 +157,36 @@ def fit(
         VibronicError: the model refuses the target or the structures.
     """
     names = targets_for(kind, target, frames)
+    template = store.build(kind, targets=names, **(settings or {}))
+    graphs = GraphData(frames, template.labels, template.cutoff, template.dtype).graphs
+    labels, drawn = np.array([value_of(a, target) for a in frames]), [temperature_of(a) for a in frames]
 
-    def fitted(part: Sequence[Atoms]) -> Surrogate:
+    def fitted(part: np.ndarray) -> Surrogate:
         model = store.build(kind, targets=names, **(settings or {}))
         model.surveyed = surveyed
-        model.prepare(GraphData(part, model.labels, model.cutoff).batch().to(dtype=model.dtype))
-        return _levelled(model.eval(), target, part)
+        mine = [graphs[k] for k in part]
+        model.prepare(Batch.collate(mine))
+        return _levelled(model.eval(), target, mine, labels[part], [drawn[k] for k in part])
 
     folds = min(FOLDS, len(frames))
     fold = np.random.default_rng(seed).permutation(np.arange(len(frames)) % folds)
     unseen, foreseen = np.zeros(len(frames)), np.zeros(len(frames))
-    labels = np.array([value_of(a, target) for a in frames])
-    for k in range(folds):
-        one = fitted([a for a, f in zip(frames, fold, strict=True) if f != k])
-        held = [a for a, f in zip(frames, fold, strict=True) if f == k]
-        unseen[fold == k] = one.predictions(held) - labels[fold == k]
-        foreseen[fold == k] = (one.deviations(held).square().sum(1) + one.noise**2).sqrt().numpy()
-    whole = fitted(frames)
+    for k in track(range(folds), "Cross-validating", len(frames) > MANY / 10):
+        one, held = fitted(np.flatnonzero(fold != k)), np.flatnonzero(fold == k)
+        predicted, rows = one.at_levels((graphs[j] for j in held), [drawn[j] for j in held])
+        unseen[held] = predicted - labels[held]
+        foreseen[held] = (rows.square().sum(1) + one.noise**2).sqrt().numpy()
+    whole = fitted(np.arange(len(frames)))
     widening = max(1.0, float(np.sqrt(np.mean((unseen / np.maximum(foreseen, 1e-12)) ** 2))))
     return replace(whole, noise=widening * whole.noise, widening=widening, unseen=unseen)
 
 
-def _levelled(model: Model, target: str, frames: Sequence[Atoms]) -> Surrogate:
+def _levelled(
+    model: Model, target: str, graphs: Sequence[Batch], labels: np.ndarray, drawn: Sequence[float | None]
+) -> Surrogate:
     """A fitted model with the levels of the temperatures of its labels."""
-    off = np.array([value_of(a, target) for a in frames]) - values_of(model, target, frames)
-    rows, noise = deviations_of(model, target, frames), misfit_of(model, target)
-    levels = {}
-    drawn = [temperature_of(a) for a in frames]
+    predictions, rows = _posterior(model, target, graphs)
+    off, noise, levels = labels - predictions, misfit_of(model, target), {}
     for t in sorted({t for t in drawn if t is not None}):
         mine = np.array([other == t for other in drawn])
         levels[t] = Level(
@@ -183,19 +195,16 @@ def _levelled(model: Model, target: str, frames: Sequence[Atoms]) -> Surrogate:
     return Surrogate(model, target, noise, levels)
 
 
-def values_of(model: Model, target: str, frames: Sequence[Atoms]) -> np.ndarray:
-    """(n,) predictions in the units that are shown."""
-    return np.array(predict(model, frames, batch_size=BATCH)[target], dtype=float) / divisors(target, frames)
-
-
-def deviations_of(model: Model, target: str, frames: Sequence[Atoms]) -> Tensor:
-    """(n, r) deviations in the units that are shown."""
-    rows = []
-    for batch in in_batches(frames, model.cutoff, BATCH, model.dtype):
-        found = model.deviations(batch)
-        assert found is not None
-        rows.append(found[target].detach().double())
-    return torch.cat(rows) / torch.as_tensor(divisors(target, frames))[:, None]
+def _posterior(model: Model, target: str, batches: Iterable[Batch]) -> Posterior:
+    """Of the model alone."""
+    predictions, rows = [], []
+    for batch in batches:
+        predicted, deviations = model.posterior(batch)
+        assert deviations is not None
+        divisor = torch.as_tensor(divisors(target, batch.n_atoms.numpy()))
+        predictions.append(predicted[target].detach().double() / divisor)
+        rows.append(deviations[target].detach().double() / divisor[:, None])
+    return torch.cat(predictions).numpy(), torch.cat(rows)
 
 
 def misfit_of(model: Model, target: str) -> float:
@@ -207,13 +216,14 @@ def value_of(atoms: Atoms, target: str) -> float:
     """The label of a structure in the unit that is shown."""
     value = label_of(atoms, target)
     assert value is not None
-    return float(np.asarray(value)) / float(divisors(target, [atoms])[0])
+    return float(np.asarray(value)) / float(divisors(target, np.array([len(atoms)]))[0])
 
 
-def divisors(target: str, frames: Sequence[Atoms]) -> np.ndarray:
-    """(n,) what makes a value one that is shown to people: extensive targets per atom, pressures in GPa."""
-    extensive = named_target(target).extensive
-    return np.array([float(len(a)) if extensive else GPA if target == "pressure" else 1.0 for a in frames])
+def divisors(target: str, atoms: np.ndarray) -> np.ndarray:
+    """(n,) what makes the values of structures with so many ``atoms`` those that are shown to people: extensive ones per atom, pressures in GPa."""
+    if named_target(target).extensive:
+        return atoms.astype(float)
+    return np.full(len(atoms), GPA if target == "pressure" else 1.0)
 
 
 def unit_of(target: str) -> str:
@@ -237,31 +247,28 @@ def pooled(variance: float, n: int, inefficiency: float = 1.0) -> float:
     return float(t.ppf(0.975, count - 1) * np.sqrt(variance / (count - 1))) if count > 1 else np.inf
 
 
-def average(
-    predictions: np.ndarray, deviations: Tensor, label: float, sampling: float, expanding: float = 0.0
-) -> Value:
+def average(pool: Posterior, labels: float, sampling: float, expansion: float = 0.0) -> Value:
     """The average over a pool.
 
     Args:
-        predictions: (n,) of a model.
-        deviations: (n, r), widened.
-        label: half width by the error of the labels.
+        pool: what a model makes of it, widened.
+        labels: half width by the error of the labels.
         sampling: half width by the pool's being finite (:func:`pooled`).
-        expanding: half width of what the expansion adds.
+        expansion: half width of what the expansion adds.
     """
-    model = float(deviations.mean(0).square().sum().sqrt())
-    return Value(float(predictions.mean()), sampling, Z95 * model, label, expanding)
+    model = float(pool[1].mean(0).square().sum().sqrt())
+    return Value(float(pool[0].mean()), sampling, Z95 * model, labels, expansion)
 
 
-def difference(a: tuple[np.ndarray, Tensor], b: tuple[np.ndarray, Tensor]) -> tuple[float, float]:
-    """The average of pool ``a`` minus that of ``b``, both (predictions, deviations), drawn with the same random numbers; and its half width."""
+def difference(a: Posterior, b: Posterior) -> tuple[float, float]:
+    """The average of pool ``a`` minus that of ``b``, drawn with the same random numbers; and its half width."""
     change = a[0] - b[0]
     model = float((a[1].mean(0) - b[1].mean(0)).square().sum().sqrt())
     return float(change.mean()), float(np.hypot(Z95 * model, pooled(float(change.var()), len(change))))
 
 
 def direct(
-    labels: Sequence[float], label: float, pool: int, inefficiency: float = 1.0, expanding: float = 0.0
+    values: Sequence[float], labels: float, pool: int, inefficiency: float = 1.0, expansion: float = 0.0
 ) -> Value:
     """The average of labels alone, drawn at random from a pool; Student's interval, since there may be few.
 
@@ -269,21 +276,21 @@ def direct(
     within s^2 g / n.
 
     Args:
-        labels: (m,) of some of the pool.
-        label: half width by the error of the labels.
+        values: (m,) labels of some of the pool.
+        labels: half width by the error of the labels.
         pool: n, configurations they were drawn from.
         inefficiency: g, how many of them count as one; 1 where they are independent.
-        expanding: half width of what the expansion adds.
+        expansion: half width of what the expansion adds.
     """
     from scipy.stats import t
 
-    m = len(labels)
+    m = len(values)
     if m < 2:
-        return Value(float(np.mean(labels)) if m else np.nan, np.inf)
-    variance = float(np.var(labels, ddof=1))
+        return Value(float(np.mean(values)) if m else np.nan, np.inf)
+    variance = float(np.var(values, ddof=1))
     few = float(t.ppf(0.975, m - 1)) * (variance * max(0.0, 1 - m / pool) / m) ** 0.5
     sampling = pooled(variance * (1 - 1 / pool), pool, inefficiency)
-    return Value(float(np.mean(labels)), sampling, few, label, expanding)
+    return Value(float(np.mean(values)), sampling, few, labels, expansion)
 
 
 def alone(spread: float, tolerance: float, pool: float = np.inf) -> int:

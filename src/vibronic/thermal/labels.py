@@ -19,7 +19,7 @@ from vibronic.labelling.engines import Engine
 from vibronic.labelling.label import label
 from vibronic.sampling.disorder import strain
 from vibronic.sampling.expansion import Expansion
-from vibronic.thermal.average import value_of
+from vibronic.thermal.average import unit_of, value_of
 from vibronic.thermal.plan import REPEATS, Plan
 
 MOST_FAILURES = 5
@@ -38,6 +38,7 @@ class Labels:
         order: places in the order in which they were labelled.
         extra: labels of other structures (undisplaced, strained, moved): they count as well.
         reasons: of failures.
+        computed, reused: by the engine now, and from the ledger.
     """
 
     engine: Engine
@@ -49,6 +50,8 @@ class Labels:
     order: list[int] = field(default_factory=list)
     extra: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
+    computed: int = 0
+    reused: int = 0
 
     def ask(self, frames: Sequence[Atoms]) -> list[Atoms | None]:
         """Labelled copies, None where the engine failed.
@@ -57,6 +60,7 @@ class Labels:
             VibronicError: the engine does not give the target.
         """
         report = label(frames, self.engine, self.ledger, allow_none=True, **self.options)
+        self.computed, self.reused = self.computed + report.computed, self.reused + report.reused
         self.reasons.update(reason for _, reason in report.failures)
         lost = {index for index, _ in report.failures}
         labelled = iter(report.labelled)
@@ -114,7 +118,7 @@ class Undisplaced:
         error: half width of the 95 % interval of one label (Student's), by how far it disagrees with itself on a crystal that is moved.
         expansion: temperature -> what the expansion from the static to that temperature's lattice adds, and its half width.
         cell: strain of the lattice of least static energy against the given cell, what it would add, and its half width.
-        findings: plain sentences.
+        notes: what is to be known beside the answer.
     """
 
     atoms: Atoms
@@ -122,7 +126,11 @@ class Undisplaced:
     error: float
     expansion: dict[float, tuple[float, float]]
     cell: tuple[float, float, float] | None
-    findings: list[str]
+    notes: list[str]
+
+    def added(self, temperature: float) -> float:
+        """What the expansion adds at a temperature; 0 where there is none."""
+        return self.expansion.get(temperature, (0.0, 0.0))[0]
 
 
 def undisplaced(
@@ -158,26 +166,27 @@ def undisplaced(
     error = 0.0
     if len(repeated) > 1:
         error = float(t.ppf(0.975, len(repeated) - 1) * np.std(repeated, ddof=1))
-    findings: list[str] = []
+    notes: list[str] = []
     shifts: dict[float, tuple[float, float]] = {}
     cell = None
     if grown is not None:
         at = found[REPEATS : REPEATS + len(strains)]
         if any(a is None for a in at):
-            findings.append(f"Without thermal expansion: '{plan.engine}' could not label a strained crystal.")
+            notes.append(f"Without thermal expansion: '{plan.engine}' could not label a strained crystal.")
         else:
             values = np.array([value_of(a, plan.target) for a in at if a is not None])
             for kelvin, s in zip(grown.temperatures, grown.strains, strict=True):
                 weights = _parabola(strains, s) - _parabola(strains, grown.static)
                 shifts[kelvin] = float(weights @ values), error * float(np.linalg.norm(weights))
             cell = grown.static, float(values[0] - static), error * 2**0.5
-    if grown is not None and abs(grown.static) > OFF:
-        added = "" if cell is None else f"; that cell would add {cell[1]:+.3g} to the undisplaced crystal"
-        findings.append(
-            f"The given cell is not that of least energy by '{plan.forces}', which is {100 * abs(grown.static):.2f} % "
-            f"{'longer' if grown.static > 0 else 'shorter'}{added}. Expansion counts from there; --relax true begins there."
+    if shifts and cell is not None and abs(cell[0]) > OFF:
+        notes.append(
+            f"The given cell is not that of least energy by '{plan.forces}', which is {100 * abs(cell[0]):.2f} % "
+            f"{'longer' if cell[0] > 0 else 'shorter'}. The answer takes the given cell for the crystal at rest and adds the expansion from the cell of least "
+            f"energy on; to begin at that one would change it by about {cell[1]:+.2g} {unit_of(plan.target)}. --relax true begins there; --no-expansion true suits "
+            "a measured cell, which holds its expansion already."
         )
-    return Undisplaced(found[0], static, error, shifts, cell, findings)
+    return Undisplaced(found[0], static, error, shifts, cell, notes)
 
 
 def _spanned(grown: Expansion) -> list[float]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from vibronic.core.errors import VibronicError
 
+HOTTEST = 10_000.0
+"""K; no crystal is one above."""
 REPEATS = 4
 """Labels of one configuration, all but the first of it moved as a whole, which must not change a label."""
 EXTRA = 1 + (REPEATS - 1) + 3
@@ -68,11 +71,11 @@ class Plan:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not self.temperatures or min(self.temperatures) <= 0:
-            raise VibronicError("give at least one temperature above 0 K")
+        if not self.temperatures or not all(0 < t <= HOTTEST for t in self.temperatures):
+            raise VibronicError(f"give at least one temperature, all of them above 0 and up to {HOTTEST:g} K")
         if len(set(self.temperatures)) < len(self.temperatures):
             raise VibronicError(f"the temperatures must differ, not {', '.join(f'{t:g}' for t in self.temperatures)}")
-        if not self.tolerance > 0:
+        if not 0 < self.tolerance < math.inf:
             raise VibronicError(f"the tolerance must be positive, not {self.tolerance:g}")
         if self.model is not None and self.model not in ("auto", *KINDS):
             raise VibronicError(
@@ -87,9 +90,11 @@ class Plan:
                 "dynamics is classical and knows no imaginary modes: leave --statistics quantum and --imaginary out, or use phonons"
             )
         first = self.first if self.model else max(self.first, FEWEST * len(self.temperatures))
-        if self.batch < 1 or self.budget < first + EXTRA:
+        if self.batch < 1:
+            raise VibronicError(f"a batch needs at least one label, not {self.batch}")
+        if self.budget < first + EXTRA:
             raise VibronicError(
-                f"a batch needs at least one label, and the budget must hold the first {first} and {EXTRA} of the undisplaced crystal"
+                f"a budget of {self.budget} labels is too small: {first + EXTRA} at least, the first {first} and {EXTRA} of the undisplaced crystal"
             )
         if self.pool < 20:
             raise VibronicError(f"a pool of {self.pool} configurations for each temperature is too small; 20 at least")

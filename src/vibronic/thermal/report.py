@@ -8,8 +8,6 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from vibronic.core.folder import finished
 from vibronic.core.provenance import writable
 from vibronic.data.dataset import read_structures
@@ -23,39 +21,72 @@ STUDY = "thermal-average"
 PARTS = {
     "zero_point": "zero-point motion",
     "thermal": "thermal motion",
-    "quantum_less_classical": "quantum less classical nuclei",
+    "motion": "motion",
+    "expansion": "thermal expansion",
 }
+"""What adds up, with the undisplaced crystal, to the average."""
 
 
-def total(row: dict[str, Any]) -> float:
-    """The average at the given cell, and what its expansion adds where that is known."""
-    return row["mean"] + (row["expansion"]["value"] if row["expansion"] else 0.0)
+def errors(results: dict[str, Any]) -> dict[str, str]:
+    """Key and name of what the half width is made of."""
+    model = "model" if results["kind"] else "few labels"
+    return {"sampling": "sampling", "model": model, "labels": "labels", "expansion": "expansion"}
 
 
 def summary(results: dict[str, Any]) -> list[str]:
     """Plain sentences: values, what they are made of, labels, and what is missing."""
+    return [*_answers(results), *_labels(results), *results["notes"], *filter(None, [results["missing"]])]
+
+
+def _answers(results: dict[str, Any]) -> list[str]:
+    """A sentence for each temperature."""
     unit, target = results["unit"], results["plan"]["target"]
     lines = []
     for row in results["temperatures"]:
-        parts = [f"undisplaced {results['static']:.4g}"]
-        parts += [f"{said} {_with_error(**row[key])}" for key, said in PARTS.items() if key in row]
-        parts += [f"expansion {_with_error(**row['expansion'])}"] if row["expansion"] else []
-        lines.append(
-            f"{row['temperature']:g} K: {target} {_with_error(total(row), row['half_width'], '')} {unit} "
-            f"(sampling {row['sampling']:.1g}, {'model' if results['kind'] else 'few labels'} {row['model']:.1g}, labels {np.hypot(row['label'], row['expanding']):.1g}); "
-            f"{', '.join(parts)}"
+        digits = _digits(row["half_width"])
+        made_of = [f"undisplaced {results['static']:.{digits}f}"]
+        made_of += [f"{PARTS[key]} {_with_error(part, digits)}" for key, part in row["parts"].items()]
+        error = ", ".join(f"{said} {row['errors'][key]:.1g}" for key, said in errors(results).items())
+        line = (
+            f"{row['temperature']:g} K: {target} {row['value']:.{digits}f} +/- {row['half_width']:.{digits}f} {unit} "
+            f"(error: {error}), the sum of {', '.join(made_of)}"
         )
-    most = max(row["labels_without_model"] for row in results["temperatures"])
-    sum_of = sum(row["labels_without_model"] for row in results["temperatures"])
-    alone = f"; averaging labels alone would need about {most} at one temperature, {sum_of} in all"
-    lines.append(f"{results['labels']} labels{alone if results['kind'] else ''}")
-    return [*lines, *([results["missing"]] if results["missing"] else [])]
+        if quantum := row.get("quantum_less_classical"):
+            line += f"; classical nuclei are off by {_with_error({**quantum, 'value': -quantum['value']}, digits)}"
+        lines.append(line)
+    return lines
 
 
-def _with_error(value: float, half_width: float, sign: str = "+") -> str:
-    """A value with as many digits as two of its error."""
-    digits = min(6, max(0, 1 - math.floor(math.log10(half_width)))) if 0 < half_width < math.inf else 4
-    return f"{value:{sign}.{digits}f} +/- {half_width:.{digits}f}"
+def _labels(results: dict[str, Any]) -> list[str]:
+    """How many labels there are, and how many it would have taken otherwise."""
+    beside, plan = results["extra"], results["plan"]
+    still = "undisplaced, moved as a whole and strained" if results["expansion"] else "undisplaced and moved as a whole"
+    lines = [
+        f"{results['labels']} labels: {beside} of the crystal {still}, {results['labels'] - beside} of configurations"
+    ]
+    if results["kind"]:
+        alone = [row["labels_without_model"] for row in results["temperatures"]]
+        each = f"up to {max(alone)} for a temperature, " if len(alone) > 1 else ""
+        lines[0] += f"; averaging labels alone would need {each}about {sum(alone) + beside} in all"
+    chosen = results["labels"] - beside - results["first"]
+    if results["foreseen"] and chosen > 0:
+        worth = results["as_good_at_random"] or f"more than {len(results['foreseen']['random']) - 1}"
+        lines.append(
+            f"after the first {results['first']} configurations the first model expected as much of {chosen} more that it chooses as of {worth} "
+            f"at random{'' if plan['batch'] == 1 else ' (one in eight of a batch is at random)'}"
+        )
+    return lines
+
+
+def _digits(half_width: float) -> int:
+    """Decimals that show two digits of an error."""
+    return min(6, max(0, 1 - math.floor(math.log10(half_width)))) if 0 < half_width < math.inf else 4
+
+
+def _with_error(part: dict[str, float], digits: int, between: str = "+/-") -> str:
+    """A part with its error, where that shows in as many decimals."""
+    error = f"{part['half_width']:.{digits}f}"
+    return f"{part['value']:+.{digits}f}" + (f" {between} {error}" if float(error) else "")
 
 
 def write(folder: Path) -> Path:
@@ -75,64 +106,52 @@ def write(folder: Path) -> Path:
             + f", {'dynamics' if plan['method'] == 'md' else plan['statistics'] + ' phonons'} from {plan['forces']}",
         )
         page.section("The answer")
-        for line in summary(results):
-            page.text(line[0].upper() + line[1:] + ".")
-        for row in results["ensemble"]:
-            if row["off"]:
-                page.note(row["finding"])
+        for line in _answers(results):
+            page.text(line + ".")
+        for note in results["notes"]:
+            page.note(note)
         if results["missing"]:
             page.note(f"The tolerance of {plan['tolerance']:g} {unit} is not met: {results['missing']}.")
         page.figure(_against_temperature(results), _caption(results))
+        parts = list(rows[0]["parts"])
         page.table(
-            [
-                "T (K)",
-                f"value ({unit})",
-                "± 95 %",
-                "sampling",
-                "model" if results["kind"] else "few labels",
-                "labels",
-                "labels of the expansion",
-                "expansion",
-            ],
-            [
-                [
-                    *(
-                        r["temperature"],
-                        total(r),
-                        r["half_width"],
-                        r["sampling"],
-                        r["model"],
-                        r["label"],
-                        r["expanding"],
-                    ),
-                    r["expansion"]["value"] if r["expansion"] else None,
-                ]
-                for r in rows
-            ],
-            f"Thermal averages. The value holds the expansion where there is one, from the lattice of least static energy on; the undisplaced "
-            f"crystal has {results['static']:.5g}.",
+            ["T (K)", "undisplaced", *(PARTS[key] for key in parts), "sum", "± 95 %"],
+            [_sum(r, results["static"]) for r in rows],
+            f"What the average is made of, in {unit}. Motion is that of the nuclei in the given cell"
+            + (", expansion counts from the lattice of least static energy on." if "expansion" in parts else ".")
+            + " Parts share labels and configurations, so their errors do not add up.",
         )
-        if "zero_point" in rows[0]:
+        page.table(
+            ["T (K)", "± 95 %", *errors(results).values()],
+            [[r["temperature"], r["half_width"], *(r["errors"][key] for key in errors(results))] for r in rows],
+            f"What the half width of the interval is made of, in {unit}; its parts add up in quadrature.",
+        )
+        if "quantum_less_classical" in rows[0]:
             page.table(
-                ["T (K)", *PARTS.values()],
-                [[r["temperature"], *(_with_error(**r[p]).replace("+/-", "±") for p in PARTS)] for r in rows],
-                f"In {unit}: what the motion of the nuclei adds to the undisplaced crystal, at the given cell. Zero-point and thermal motion add up "
-                "for quantum nuclei; the last column is what classical nuclei would miss.",
+                ["T (K)", "quantum less classical"],
+                [
+                    [f"{r['temperature']:g}", _with_error(r["quantum_less_classical"], _digits(r["half_width"]), "±")]
+                    for r in rows
+                ],
+                f"In {unit}: by how much the average of quantum nuclei is above that of classical ones, at the given cell.",
             )
         page.section("How many labels")
+        for line in _labels(results):
+            page.text(line[0].upper() + line[1:] + ".")
         page.figure(
             _progress(results), "Half width of the 95 % interval after each batch of labels, and the tolerance."
         )
         if results["foreseen"]:
             page.figure(
                 _foreseen(results),
-                f"What the first model, of {results['foreseen']['labels']} labels, expected of further labels: chosen ones, and as many drawn at random "
+                f"What the first model, of {results['first']} configurations, expected of further labels: chosen ones, and as many drawn at random "
                 "(mean of five orders). Model error only.",
             )
         page.table(
             ["temperature (K)", f"spread ({unit})", "labels without a model"],
             [[r["temperature"], r["spread"], r["labels_without_model"]] for r in rows],
-            "Labels that an average of labels alone would need for the same tolerance: (1.96 spread / tolerance)², of independent configurations.",
+            f"Labels that an average of labels alone would need for the same tolerance, (1.96 spread / tolerance)², of independent configurations; {results['extra']} "
+            "others come to them, as with a model: of the crystal without displacements.",
         )
         if results["unseen_mae"] is not None:
             page.text(
@@ -153,32 +172,34 @@ def write(folder: Path) -> Path:
     return folder / "report.html"
 
 
+def _sum(row: dict[str, Any], static: float) -> list[str]:
+    """What the average at one temperature is made of, all with the same decimals."""
+    digits = _digits(row["half_width"])
+    parts = (_with_error(part, digits, "±") for part in row["parts"].values())
+    undisplaced, value, half = (f"{x:.{digits}f}" for x in (static, row["value"], row["half_width"]))
+    return [f"{row['temperature']:g}", undisplaced, *parts, value, half]
+
+
 def _table(path: Path, results: dict[str, Any]) -> None:
     unit, target = results["unit"], results["plan"]["target"]
+    rows = results["temperatures"]
+    parts = [*rows[0]["parts"], *(["quantum_less_classical"] if "quantum_less_classical" in rows[0] else [])]
+    names = [target, f"{target}_low", f"{target}_high", "undisplaced"]
+    names += [PARTS.get(p, p).replace(" ", "_").replace("-", "_") for p in parts]
+    names += [f"error_{said.replace(' ', '_')}" for said in errors(results).values()]
     with writable(path) as temporary, temporary.open("w", newline="") as file:
-        rows = csv.writer(file)
-        names = [
-            target,
-            f"{target}_low",
-            f"{target}_high",
-            "sampling",
-            "model",
-            "label",
-            "expanding",
-            "undisplaced",
-            "expansion",
-        ]
-        rows.writerow(["temperature [K]", *(f"{n} [{unit}]" for n in [*names, *PARTS])])
-        for row in results["temperatures"]:
-            value, half = total(row), row["half_width"]
-            numbers = [value, value - half, value + half, row["sampling"], row["model"], row["label"], row["expanding"]]
-            parts = [row[p]["value"] if p in row else None for p in PARTS]
-            cells = [*numbers, results["static"], row["expansion"] and row["expansion"]["value"], *parts]
-            rows.writerow([f"{row['temperature']:g}", *("" if c is None else f"{c:.6g}" for c in cells)])
+        table = csv.writer(file)
+        table.writerow(["temperature [K]", *(f"{n} [{unit}]" for n in names)])
+        for row in rows:
+            value, half = row["value"], row["half_width"]
+            numbers = [value, value - half, value + half, results["static"]]
+            numbers += [{**row["parts"], **row}[p]["value"] for p in parts]
+            numbers += [row["errors"][key] for key in errors(results)]
+            table.writerow([f"{row['temperature']:g}", *(f"{n:.6g}" for n in numbers)])
 
 
 def _caption(results: dict[str, Any]) -> str:
-    what = "with" if any(r["expansion"] is not None for r in results["temperatures"]) else "without"
+    what = "with" if any("expansion" in r["parts"] for r in results["temperatures"]) else "without"
     return f"{results['plan']['target']} against temperature with 95 % intervals, {what} thermal expansion; dashed: the undisplaced crystal."
 
 
@@ -191,7 +212,7 @@ def _against_temperature(results: dict[str, Any]) -> Figure:
     figure.add_hline(results["static"], line={"dash": "dash", "color": PALETTE[1]})
     figure.add_scatter(
         x=x,
-        y=[total(r) for r in rows],
+        y=[r["value"] for r in rows],
         error_y={"array": [r["half_width"] for r in rows]},
         mode="lines+markers",
         line={"color": PALETTE[0]},
@@ -230,7 +251,7 @@ def _foreseen(results: dict[str, Any]) -> Figure:
             values = [line[k] for line in foreseen[kind]]
             color = PALETTE[k % len(PALETTE)]
             figure.add_scatter(
-                x=[foreseen["labels"] + n for n in range(len(values))],
+                x=[results["extra"] + results["first"] + n for n in range(len(values))],
                 y=values,
                 mode="lines",
                 line={"color": color if kind == "chosen" else faded(color, 0.6), "dash": dash},

@@ -7,6 +7,8 @@ goes on from the labels that there are.
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -14,26 +16,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from ase import Atoms
 
 from vibronic.core.errors import VibronicError
-from vibronic.core.folder import bind, check_plan
-from vibronic.core.provenance import write_json
+from vibronic.core.folder import bind, check_plan, content
+from vibronic.core.provenance import versions, write_json
 from vibronic.core.targets import target as named_target
-from vibronic.data.dataset import describe, label_of, write_structures
+from vibronic.data.dataset import describe, read_labelled, write_structures
 from vibronic.labelling.engines import Engine, engine
 from vibronic.labelling.executors import check_place
 from vibronic.learning import store
 from vibronic.sampling.checks import statistical_inefficiency
-from vibronic.thermal import average, choice
-from vibronic.thermal.average import Z95, Surrogate, Value
+from vibronic.thermal import answer, average, choice
+from vibronic.thermal.average import Z95, Posterior, Surrogate, Value
 from vibronic.thermal.labels import Labels, Undisplaced, Walk, check_pool, undisplaced
 from vibronic.thermal.plan import FEWEST, FRACTION, Plan
-from vibronic.thermal.pools import OTHER, ZERO_POINT, Drawn, Pools, draw, name
+from vibronic.thermal.pools import Drawn, draw, name
 
 RANDOM_ORDERS = 5
-SUSPICIOUS = 0.5
-"""Share by which the labelled energy of what was drawn may be off its harmonic one."""
 Say = Callable[[str], None]
 
 
@@ -65,56 +64,104 @@ def run(
     turn = _turns(plan)
     rng = np.random.default_rng(plan.seed)
     still = undisplaced(plan, drawn.reference, drawn.expansion, labels, candidates[int(turn.argmin())], rng.random)
-    for finding in still.findings:
-        say(finding)
-    say(f"undisplaced: {plan.target} {still.static:.5g}; a label repeats itself to {still.error:.2g}")
+    for note in still.notes:
+        say(note)
+    say(
+        f"undisplaced: {plan.target} {still.static:.5g}; a label repeats itself to {still.error:.2g} ({labels.extra} labels)"
+    )
     walk = Walk(out / "rounds.json", labels, candidates, plan.pool)
-    surrogate, parts = None, {}
+    surrogate: Surrogate | None = None
+    pools: list[Posterior] = []
+    seconds = 0.0
     if plan.model is None:
         values = _directly(plan, where, turn, still, drawn, walk, say)
     else:
-        values, surrogate = _with_model(plan, where, turn, still, drawn, walk, say)
-        parts = _parts(plan, drawn.pools, surrogate, still)
-        store.save(surrogate.model, out / "model", store.Card(data=describe(labels.frames())))
-    ensemble = _ensemble(plan, walk, still.atoms, drawn)
+        values, surrogate, pools, seconds = _with_model(plan, where, turn, still, drawn, walk, say)
+    write_structures(out / "labelled.extxyz", labels.frames())
+    if surrogate is not None:
+        store.save(surrogate.model, out / "model", _card(plan, surrogate, out / "labelled.extxyz"))
+    ensemble = answer.ensemble(plan, walk, still.atoms, drawn)
     for row in ensemble:
         say(row["finding"])
-    write_structures(out / "labelled.extxyz", labels.frames())
+    mine = [[p for p in labels.order if where[p] == k] for k in range(len(plan.temperatures))]
+    first = len(walk.places(0))
+    foreseen = walk.rounds[0].get("foreseen") if surrogate is not None else None
+    chosen = labels.count - labels.extra - first
     results: dict[str, Any] = {
         "plan": asdict(plan),
+        "made_by": _stamp(plan),
         "kind": None if surrogate is None else plan.kind,
         "unit": average.unit_of(plan.target),
         "static": still.static,
         "label_error": still.error,
         "cell": still.cell and dict(zip(("strain", "value", "half_width"), still.cell, strict=True)),
-        "findings": [*drawn.findings, *still.findings, *(row["finding"] for row in ensemble)],
+        "findings": [*drawn.findings, *still.notes, *(row["finding"] for row in ensemble)],
+        "notes": [*still.notes, *(row["finding"] for row in ensemble if row["off"])],
         "ensemble": ensemble,
         "temperatures": [
             {
                 "temperature": t,
-                **asdict(value),
+                "value": value.mean + still.added(t),
                 "half_width": value.half_width,
+                "errors": {k: v for k, v in asdict(value).items() if k != "mean"},
                 "independent": plan.pool / drawn.inefficiency[t],
-                "spread": _spread(labels, where, k, drawn.pools[name(t)], surrogate),
-                "expansion": _pair(still.expansion.get(t)),
-                **parts.get(t, {}),
+                "spread": answer.spread(walk, mine[k], surrogate, pools[k] if pools else None),
+                **part,
             }
-            for k, (t, value) in enumerate(zip(plan.temperatures, values, strict=True))
+            for k, (t, value, part) in enumerate(
+                zip(plan.temperatures, values, answer.parts(plan, drawn, still, values, surrogate, pools), strict=True)
+            )
         ],
         "expansion": None if drawn.expansion is None else asdict(drawn.expansion),
         "rounds": [{k: v for k, v in r.items() if k not in ("asked", "foreseen")} for r in walk.rounds],
         "labels": labels.count,
+        "extra": labels.extra,
+        "first": first,
         "failed": len(labels.failed),
         "reached": bool(max(v.half_width for v in values) <= plan.tolerance),
         "unseen_mae": None if surrogate is None else float(np.abs(surrogate.unseen).mean()),
         "widening": None if surrogate is None else surrogate.widening,
-        "foreseen": walk.rounds[0].get("foreseen") if plan.model is not None else None,
+        "foreseen": foreseen,
+        "as_good_at_random": answer.as_good_at_random(foreseen, chosen) if foreseen and chosen > 0 else None,
     }
     for row in results["temperatures"]:
         row["labels_without_model"] = average.alone(row["spread"], plan.tolerance)
-    results["missing"] = _missing(plan, results)
+    results["missing"] = answer.missing(plan, results, seconds)
     write_json(out / "results.json", results)
+    say(f"labels: {labels.computed} computed now, {labels.reused} from the ledger")
     return results
+
+
+def finished(plan: Plan, out: Path) -> dict[str, Any] | None:
+    """The results of this very plan, engines and version in the folder ``out``, where it has been carried out."""
+    if not all((out / file).exists() for file in ("plan.json", "results.json", "labelled.extxyz")):
+        return None
+    before = content(out / "results.json")
+    return before if isinstance(before, dict) and before.get("made_by") == _stamp(plan) else None
+
+
+def _stamp(plan: Plan) -> dict[str, Any]:
+    """What results follow from."""
+    labels, forces = engine(plan.engine, **plan.settings), engine(plan.forces, **plan.forces_settings)
+    stamp = {"plan": asdict(plan), "labels": labels.settings_hash, "forces": forces.settings_hash}
+    return json.loads(json.dumps(stamp | {"vibronic": versions()["vibronic"]}))
+
+
+def _card(plan: Plan, surrogate: Surrogate, labelled: Path) -> store.Card:
+    """Of the model that is kept."""
+    from vibronic.data import sources
+
+    zeros = sources.references(labelled)
+    unit, kind = average.unit_of(plan.target), f"mae_{plan.target}"
+    return store.Card(
+        data=describe(read_labelled(labelled)),
+        scores={"n": len(surrogate.unseen), kind: float(np.abs(surrogate.unseen).mean())},
+        units={"n": "labels, each predicted without it (five-fold cross-validation)", kind: unit},
+        references={t.name: zeros[t.name] for t in surrogate.model.targets if t.name in zeros},
+        licence="as the data",
+        summary="Learned by 'vibronic thermal' from configurations that were chosen for a thermal average. They are not drawn at random, so "
+        "its errors on them promise nothing of others, and it gives no intervals.",
+    )
 
 
 def _check_labels(plan: Plan, where: np.ndarray, labels: Labels, fewest: int) -> list[int]:
@@ -139,9 +186,10 @@ def _checked(plan: Plan) -> Engine:
     labelling = engine(plan.engine, **plan.settings)
     if labelling.name == "files":
         raise VibronicError("a thermal average computes labels as it needs them: choose another --engine than 'files'")
-    if plan.target not in (*labelling.properties, "pressure"):
+    gives = [*labelling.properties, *(["pressure"] if "stress" in labelling.properties else [])]
+    if plan.target not in gives:
         raise VibronicError(
-            f"the engine '{plan.engine}' gives {', '.join(labelling.properties)}, not '{plan.target}'; choose another --target"
+            f"the engine '{plan.engine}' gives {', '.join(gives)}, not '{plan.target}'; choose another --target"
         )
     if named_target(plan.target).shape:
         raise VibronicError(f"a thermal average is of one number, not of {plan.target}; energy or pressure are such")
@@ -176,8 +224,12 @@ def _with_model(
     drawn: Drawn,
     walk: Walk,
     say: Say,
-) -> tuple[list[Value], Surrogate]:
-    """Label, learn and choose until every interval is as narrow as wanted, or the budget is spent."""
+) -> tuple[list[Value], Surrogate, list[Posterior], float]:
+    """Label, learn and choose until every interval is as narrow as wanted, or the budget is spent.
+
+    Returns:
+        The averages, the last model, what it makes of the pool of each temperature, and its seconds for a configuration.
+    """
     labels, candidates = walk.labels, walk.candidates
     each = [
         plan.first // len(plan.temperatures) + (k < plan.first % len(plan.temperatures)) for k in range(where[-1] + 1)
@@ -193,29 +245,32 @@ def _with_model(
             raise VibronicError(f"{len(labels.order)} labels are too few to learn from; {labels.why()}")
         counts = _check_labels(plan, where, labels, 1)
         surrogate = average.fit(plan.kind, plan.target, [*labels.frames(), *more], settings, surveyed, plan.seed)
-        predicted, deviations = surrogate.predictions(candidates), surrogate.deviations(candidates)
+        began = time.perf_counter()
+        predicted, deviations = surrogate.posterior(candidates)
+        seconds = (time.perf_counter() - began) / len(candidates)
+        pools = [
+            (predicted[where == k], deviations[torch.as_tensor(where == k)]) for k in range(len(plan.temperatures))
+        ]
         values = [
             average.average(
-                predicted[where == k],
-                deviations[where == k],
+                pool,
                 still.error / counts[k] ** 0.5,
-                _sampling(predicted[where == k], surrogate.noise, drawn, t),
+                _sampling(pool[0], surrogate.noise, drawn, t),
                 still.expansion.get(t, (0.0, 0.0))[1],
             )
-            for k, t in enumerate(plan.temperatures)
+            for k, (t, pool) in enumerate(zip(plan.temperatures, pools, strict=True))
         ]
-        walk.note(_round(labels, values, surrogate))
-        say(_told(plan, labels, values))
-        goals = torch.stack([deviations[where == k].mean(0) for k in range(len(plan.temperatures))])
+        walk.note(_round(plan, labels, values, still, surrogate, say))
+        goals = torch.stack([rows.mean(0) for _, rows in pools])
         limits = torch.tensor([_limit(v, plan.tolerance) for v in values], dtype=torch.float64)
         taken = [*labels.known, *labels.failed]
         if len(walk.rounds) == 1:
             walk.note({"foreseen": _foreseen(plan, surrogate, deviations, goals, limits, taken)})
         left = plan.budget - labels.count
         if max(v.half_width for v in values) <= plan.tolerance or left < 1 or len(taken) == len(candidates):
-            return values, surrogate
+            return values, surrogate, pools, seconds
         if (choice.variances(goals) <= limits).all():
-            return values, surrogate  # what is missing is not labels
+            return values, surrogate, pools, seconds  # what is missing is not labels
         size, before = min(plan.batch, left), labels.count
         # The share of all labels, so that small batches take turns.
         at_random = round(FRACTION * (before + size)) - round(FRACTION * before)
@@ -263,7 +318,6 @@ def _foreseen(
         for _ in range(RANDOM_ORDERS)
     ]
     return {
-        "labels": len(taken),
         "chosen": (Z95 * choice.foreseen(deviations, goals, surrogate.noise, chosen)).tolist(),
         "random": (Z95 * torch.stack(curves).mean(0)).tolist(),
     }
@@ -282,6 +336,10 @@ def _directly(
     labels = walk.labels
     orders = [_in_turn(np.flatnonzero(where == k), turn) for k in range(len(plan.temperatures))]
     each = max(FEWEST, plan.first // len(plan.temperatures))
+    if each * len(orders) > plan.first:
+        say(
+            f"{FEWEST} labels of each temperature to begin with, {each * len(orders)} in all: fewer tell too little of their spread"
+        )
     walk.start([p for order in orders for p in order[:each]])
     while True:
         values = []
@@ -291,8 +349,7 @@ def _directly(
             error = still.error / len(mine) ** 0.5
             wider = still.expansion.get(t, (0.0, 0.0))[1]
             values.append(average.direct(mine, error, plan.pool, drawn.inefficiency[t], wider))
-        walk.note(_round(labels, values, None))
-        say(_told(plan, labels, values))
+        walk.note(_round(plan, labels, values, still, None, say))
         left = plan.budget - labels.count
         rest = [[p for p in order if p not in labels.known and p not in labels.failed] for order in orders]
         # Where the pool or the expansion alone is surely too wide, what is missing is not labels.
@@ -306,68 +363,15 @@ def _directly(
         walk.ask(wanted[: min(plan.batch, left)])
 
 
-def _ensemble(plan: Plan, walk: Walk, undisplaced: Atoms, drawn: Drawn) -> list[dict[str, Any]]:
-    """How far above the undisplaced crystal the labels put what was drawn at random, and where its own phonons put it.
-
-    Effective or capped force constants draw what the labelling engine may find far too costly to be visited, and an average
-    over that is not one of the crystal.
-    """
-    base = label_of(undisplaced, "energy")
-    found = []
-    for k, t in enumerate(plan.temperatures):
-        asked = [p for p in walk.places(0) if p // plan.pool == k and p in walk.labels.known]
-        energies = [label_of(walk.labels.known[p], "energy") for p in asked]
-        if base is None or len(energies) < 2 or t not in drawn.harmonic or any(e is None for e in energies):
-            continue
-        n = len(undisplaced)
-        above = 1e3 * (np.array(energies, dtype=float) - float(np.asarray(base))) / n
-        error, harmonic = float(above.std(ddof=1) / len(above) ** 0.5), 1e3 * drawn.harmonic[t]
-        mean = float(above.mean())
-        off = abs(mean - harmonic) > SUSPICIOUS * abs(harmonic) + 2 * error
-        finding = (
-            f"At {t:g} K what was drawn lies {mean:.1f} +/- {error:.1f} meV/atom above the undisplaced crystal by '{plan.engine}', and "
-            f"{harmonic:.1f} by the phonons it was drawn from."
-        )
-        if off:
-            finding += " These are not the configurations that the crystal visits: the average is not to be trusted; try --method md."
-        row = {"temperature": t, "labelled": mean, "error": error, "harmonic": harmonic, "off": bool(off)}
-        found.append({**row, "unit": "meV/atom", "finding": finding})
-    return found
-
-
-def _pair(value: tuple[float, float] | None) -> dict[str, float] | None:
-    return None if value is None else {"value": value[0], "half_width": value[1]}
-
-
-def _parts(plan: Plan, pools: Pools, surrogate: Surrogate, still: Undisplaced) -> dict[float, dict[str, Any]]:
-    """What the average at each temperature is made of, where there are phonons."""
-    if plan.method == "md":
-        return {}
-    found = {}
-    for t in plan.temperatures:
-        here, cold, other = (
-            (surrogate.predictions(pools[key]), surrogate.deviations(pools[key]))
-            for key in (name(t), name(t, ZERO_POINT), name(t, OTHER))
-        )
-        quantum, classical = (here, other) if plan.statistics == "quantum" else (other, here)
-        zero = average.average(*cold, still.error, average.pooled(float(cold[0].var()), len(cold[0])))
-        found[t] = {
-            "zero_point": _pair((zero.mean - still.static, zero.half_width)),
-            "thermal": _pair(average.difference(quantum, cold)),
-            "quantum_less_classical": _pair(average.difference(quantum, classical)),
-        }
-    return found
-
-
-def _spread(labels: Labels, where: np.ndarray, k: int, pool: list[Atoms], surrogate: Surrogate | None) -> float:
-    """Standard deviation of the property over configurations of one temperature: of labels, or of predictions and misfit."""
-    if surrogate is None:
-        mine = [average.value_of(labels.known[p], labels.target) for p in labels.order if where[p] == k]
-        return float(np.std(mine, ddof=1)) if len(mine) > 1 else float("nan")
-    return float(np.hypot(surrogate.predictions(pool).std(ddof=1), average.misfit_of(surrogate.model, labels.target)))
-
-
-def _round(labels: Labels, values: list[Value], surrogate: Surrogate | None) -> dict[str, Any]:
+def _round(
+    plan: Plan, labels: Labels, values: list[Value], still: Undisplaced, surrogate: Surrogate | None, say: Say
+) -> dict[str, Any]:
+    """What a round has found, which is also said."""
+    each = "; ".join(
+        f"{t:g} K {v.mean + still.added(t):.5g} +/- {v.half_width:.2g}"
+        for t, v in zip(plan.temperatures, values, strict=True)
+    )
+    say(f"{labels.count} labels: {plan.target} [{average.unit_of(plan.target)}] {each}")
     return {
         "labels": labels.count,
         "mean": [v.mean for v in values],
@@ -375,36 +379,3 @@ def _round(labels: Labels, values: list[Value], surrogate: Surrogate | None) -> 
         "model": [v.model for v in values],
         "unseen_mae": None if surrogate is None else float(np.abs(surrogate.unseen).mean()),
     }
-
-
-def _told(plan: Plan, labels: Labels, values: list[Value]) -> str:
-    each = "; ".join(
-        f"{t:g} K {v.mean:.4g} +/- {v.half_width:.2g}" for t, v in zip(plan.temperatures, values, strict=True)
-    )
-    return f"{labels.count} labels: {plan.target} [{average.unit_of(plan.target)}] {each}"
-
-
-def _missing(plan: Plan, results: dict[str, Any]) -> str:
-    """One sentence on what keeps the tolerance from being met; empty when it is met."""
-    if results["reached"]:
-        return ""
-    worst = max(results["temperatures"], key=lambda row: row["half_width"])
-    half = f"the interval at {worst['temperature']:g} K is +/- {worst['half_width']:.3g} {results['unit']}"
-    parts = {part: worst[part] for part in ("sampling", "label", "expanding")}
-    left = plan.tolerance**2 - sum(value**2 for value in parts.values())
-    if left > 0 and plan.model is None:
-        labels = average.alone(worst["spread"], left**0.5, plan.pool)
-        return f"{half}: about {labels} labels at this temperature would meet the tolerance; raise --budget above {plan.budget}, or use a model"
-    if left > 0:
-        return f"{half}, most of it of the model after {results['labels']} labels: raise --budget to {2 * plan.budget}, say"
-    largest = max(parts, key=lambda part: parts[part])
-    if largest == "sampling":
-        more = int(np.ceil(plan.pool * (parts["sampling"] / (0.5 * plan.tolerance)) ** 2))
-        cost = "--budget with it, or use a model" if plan.model is None else "it costs no labels"
-        return (
-            f"{half}, {parts['sampling']:.3g} of it because the pool counts as {worst['independent']:.0f} independent configurations: "
-            f"raise --pool to {more}; {cost}"
-        )
-    if largest == "expanding":
-        return f"{half}, most of it of the labels of strained crystals: converge the engine better (--settings), or --no-expansion true"
-    return f"{half}, most of it of the labels themselves: converge the engine better (--settings), or allow a wider one"

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
+from vibronic.core.errors import VibronicError
 from vibronic.core.provenance import run_record
 from vibronic.verbs.common import Setting, say
 
@@ -65,7 +66,7 @@ def thermal(
         relax: relax atoms and cell with the engine of the forces first, keeping the symmetry.
         model: auto (tight-binding for band gaps and edges, else ridge), ridge or tight-binding.
         no_model: average labels alone.
-        first: labels before the first model.
+        first: labels before the first model; without a model at least eight of each temperature.
         batch: labels between two models, one in eight of them at random.
         budget: most labels.
         pool: configurations of each temperature that the average is over.
@@ -83,6 +84,8 @@ def thermal(
     from vibronic.thermal import report, run
     from vibronic.thermal.plan import Plan
 
+    if no_model and model != "auto":
+        raise VibronicError(f"--no-model true averages labels alone: leave --model {model} out")
     plan = Plan(
         crystal,
         tuple(temperature or [300.0]),
@@ -106,8 +109,13 @@ def thermal(
         seed=seed,
     )
     with run_record(out, "thermal", asdict(plan), seed, reads=[crystal]) as record:
-        results = run.run(plan, out, executor, workers, timeout, say, retry_failed)
-        record |= {"labels": results["labels"], "reached": results["reached"]}
+        results = None if retry_failed else run.finished(plan, out)
+        if results is not None:
+            record["unchanged"] = True
+            say(f"nothing is left to do: {out} holds the results")
+        else:
+            results = run.run(plan, out, executor, workers, timeout, say, retry_failed)
+            record |= {"labels": results["labels"], "reached": results["reached"]}
     for line in report.summary(results):
         say(line)
     page = report.write(out)

@@ -387,9 +387,9 @@ def _fit(
     """Fit the model in place, in closed form or by steps; returns what is worth recording."""
     from vibronic.data.dataset import GraphData
 
-    data = GraphData(fitted, network.labels, network.cutoff)
+    data = GraphData(fitted, network.labels, network.cutoff, network.dtype)
     if network.closed_form:
-        network.prepare(data.batch().to(dtype=network.dtype))
+        network.prepare(data.batch())
         network.eval()
         return {}
     from vibronic.learning.training import fit
