@@ -94,6 +94,11 @@ SOURCES = {
         "CC0",
         embedded="Ag3SI-pbe.extxyz.gz",
     ),
+    "Ag6S2BrI-pbe": Source(
+        "snapshots of the dynamics of mixed Ag3S(Br, I), half and half (40 atoms), with the same labels",
+        "CC0",
+        embedded="Ag6S2BrI-pbe.extxyz.gz",
+    ),
     "SrTiO3-train": Source(
         "270 displaced 40-atom cells of SrTiO3, VASP energy, forces, stress (pypolymlp)",
         "BSD-3-Clause",
