@@ -21,6 +21,7 @@ from vibronic.data.dataset import GraphData
 from vibronic.explain.vibrations import (
     Property,
     agreement,
+    by_set,
     degenerate,
     directions,
     label_differences,
@@ -329,6 +330,20 @@ def test_the_error_of_a_set_is_that_of_its_sum(constants: ForceConstants) -> Non
             assert hot.set_error[mine] == pytest.approx(hot.shift_error[mine])
     added = np.sqrt(np.bincount(sets, hot.shift_error**2))
     assert not np.allclose(added, [hot.set_error[sets == k][0] for k in np.unique(sets)], rtol=0.02)
+
+
+def test_sets_hold_all_modes_once_and_their_sums(constants: ForceConstants) -> None:
+    """The largest shift first; in copper no sets but whole ones, whatever eigenvectors a solver picked within them."""
+    of = Property(Springs(constants), "energy")
+    response, hot = respond(of, constants, 300), thermal_average(of, constants, 300, n=12)
+    sets = by_set(response, hot)
+    assert sorted(np.concatenate([s.modes for s in sets])) == list(range(len(response.frequencies)))
+    assert sum(s.shift for s in sets) == pytest.approx(np.nansum(hot.shift))
+    assert [abs(s.shift) for s in sets] == sorted((abs(s.shift) for s in sets), reverse=True)
+    assert any(len(s.modes) > 1 for s in sets)
+    for s in sets:
+        assert np.ptp(response.frequencies[s.modes]) < 0.05
+        assert s.shift_error == hot.set_error[s.modes[0]]
 
 
 def test_a_gap_of_degenerate_levels_has_a_kink_and_a_thermal_mean_all_the_same() -> None:

@@ -199,6 +199,24 @@ class Thermal:
 
 
 @dataclass(frozen=True)
+class DegenerateSet:
+    """What the modes of one set of degenerate modes do together, which does not depend on how they were chosen among themselves.
+
+    Attributes:
+        modes: their indices.
+        frequency: their mean, THz.
+        shift, shift_error: what they add to the thermal mean, and its standard error.
+        deviation: of the property by them alone; of what follows them linearly it is that of any choice of them.
+    """
+
+    modes: np.ndarray
+    frequency: float
+    shift: float
+    shift_error: float
+    deviation: float
+
+
+@dataclass(frozen=True)
 class Differences:
     """Derivatives along chosen modes at one configuration: of labels of an engine by central differences, and of the model.
 
@@ -223,6 +241,24 @@ class Differences:
 def degenerate(frequencies: np.ndarray) -> np.ndarray:
     """(M,) number of the set of degenerate modes that each of ascending ``frequencies`` (THz) belongs to."""
     return np.concatenate([[0], np.cumsum(np.diff(frequencies) > SAME)])
+
+
+def by_set(response: Response, thermal: Thermal) -> list[DegenerateSet]:
+    """The sets of degenerate modes that have an amplitude, that with the largest shift first."""
+    known = ~np.isnan(response.sigma)
+    found = []
+    for g in np.unique(response.sets[known]):
+        mine = np.flatnonzero(known & (response.sets == g))
+        found.append(
+            DegenerateSet(
+                mine,
+                float(response.frequencies[mine].mean()),
+                float(np.nansum(thermal.shift[mine])),
+                float(thermal.set_error[mine[0]]),
+                float(np.sqrt(np.nansum(thermal.deviation[mine] ** 2))),
+            )
+        )
+    return sorted(found, key=lambda one: -abs(one.shift))
 
 
 def directions(constants: ForceConstants, modes: Modes) -> np.ndarray:

@@ -13,7 +13,7 @@ from ase import Atoms
 from vibronic.explain.attribution import Attribution
 from vibronic.explain.fidelity import Fidelity
 from vibronic.explain.summary import Leading, Share
-from vibronic.explain.vibrations import Differences, Response, Thermal, agreement
+from vibronic.explain.vibrations import Differences, Response, Thermal, agreement, by_set
 from vibronic.report import plots
 from vibronic.report.crystal import Bond
 from vibronic.report.explain_plots import fidelity_curve, mode_contributions
@@ -26,6 +26,7 @@ POINTS = 4000
 SWING = 0.45
 """Angstrom; of the atom that moves most in an animation."""
 ANIMATED = 3
+LISTED = 12
 
 
 def drawn_bonds(atoms: Atoms, found: Attribution) -> tuple[list[Bond], float]:
@@ -180,13 +181,12 @@ def vibrations(
             "by how much they make it fluctuate (below). Degenerate modes are summed: one by one their values are arbitrary.",
         )
         page.table(
-            ["mode", "THz", f"shift ({unit})", f"standard error ({unit})", f"deviation ({unit})"],
+            ["modes", "number", "THz", f"shift ({unit})", f"standard error ({unit})", f"deviation ({unit})"],
             [
-                [int(m), *(float(v[m]) for v in (r.frequencies, thermal.shift, thermal.shift_error, thermal.deviation))]
-                for m in thermal.strongest[:12]
-                if np.isfinite(r.sigma[m])
+                [_range(s.modes), len(s.modes), s.frequency, s.shift, s.shift_error, s.deviation]
+                for s in by_set(r, thermal)[:LISTED]
             ],
-            f"The modes that move the {r.target} most.",
+            f"The sets of degenerate modes that shift the {r.target} most; the largest fluctuations may be of others (see the figure).",
         )
     page.text(
         "Q is the mass-weighted normal coordinate, σ its thermal amplitude. The second derivatives ⟨d²P/dQ²⟩ are averages over "
@@ -210,16 +210,22 @@ def vibrations(
             )
     page.section("The strongest modes")
     for m in _one_per_set(r, thermal)[:ANIMATED]:
+        alike = int((r.sets == r.sets[m]).sum())
         way = ways[:, m].reshape(-1, 3)
         size = np.linalg.norm(way, axis=1).max()
         real = f"; the largest displacement of one σ is {r.sigma[m] * size:.3f} Å" if np.isfinite(r.sigma[m]) else ""
         page.crystal(
             reference,
-            f"Mode {m}, {r.frequencies[m]:.2f} THz. Enlarged: the atom that moves most swings by {SWING} Å{real}.",
+            f"Mode {m}, {r.frequencies[m]:.2f} THz{f', one of {alike} that are degenerate' if alike > 1 else ''}. Enlarged: the atom that moves most swings by {SWING} Å{real}.",
             motion=way * (SWING / size),
         )
     page.provenance(record)
     page.write(path)
+
+
+def _range(modes: np.ndarray) -> str:
+    """Degenerate modes follow one another."""
+    return f"{modes[0]}" if len(modes) == 1 else f"{modes[0]}–{modes[-1]}"
 
 
 def _one_per_set(response: Response, thermal: Thermal) -> list[int]:

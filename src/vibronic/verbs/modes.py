@@ -18,7 +18,7 @@ from vibronic.verbs.learning import _files
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from vibronic.explain.vibrations import Differences, Response, Thermal
+    from vibronic.explain.vibrations import DegenerateSet, Differences, Response, Thermal
 
 
 def vibrations(
@@ -206,6 +206,8 @@ def _told_of_vibrations(response: Response, thermal: Thermal, averages: Sequence
     """Findings in plain sentences."""
     import numpy as np
 
+    from vibronic.explain.vibrations import by_set
+
     r, unit = response, response.unit
     told = [modes]
     left = int(np.isnan(r.sigma).sum())
@@ -226,12 +228,11 @@ def _told_of_vibrations(response: Response, thermal: Thermal, averages: Sequence
         told.append(
             f"that error is of the configurations alone; the {len(averages)} models scatter by {scatter:.2g} {unit} about their mean"
         )
-    groups = {int(g): float(np.nansum(thermal.shift[r.sets == g])) for g in np.unique(r.sets[~np.isnan(r.sigma)])}
-    largest = max(groups, key=lambda g: abs(groups[g]))
-    own, most = r.frequencies[r.sets == largest], thermal.strongest[0]
+    sets = by_set(r, thermal)
+    largest, restless = sets[0], max(sets, key=lambda one: one.deviation)
     told.append(
-        f"the largest share, {groups[largest]:+.4g} {unit}, is that of {len(own)} modes at {own.mean():.2f} THz; mode {most} at "
-        f"{r.frequencies[most]:.2f} THz makes it fluctuate most, by {thermal.deviation[most]:.3g} {unit}"
+        f"the largest share, {largest.shift:+.4g} +/- {largest.shift_error:.2g} {unit}, is that of {_modes(largest)}; "
+        f"{_modes(restless)} {'make' if len(restless.modes) > 1 else 'makes'} it fluctuate most, by {restless.deviation:.3g} {unit}"
     )
     bare = r.total
     if np.isnan(bare):
@@ -245,6 +246,11 @@ def _told_of_vibrations(response: Response, thermal: Thermal, averages: Sequence
             "at thermal amplitudes, so do not use them"
         )
     return told
+
+
+def _modes(together: DegenerateSet) -> str:
+    n = len(together.modes)
+    return f"{f'the {n} modes' if n > 1 else f'mode {together.modes[0]}'} at {together.frequency:.2f} THz"
 
 
 def _write_modes(
