@@ -39,7 +39,7 @@ format: $(READY) ## repair style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# gpaw_check takes a file and minutes of DFT, fresh_clone runs make itself, srtio3 and peers take half an hour and more, band_gaps,
+# gpaw_check takes a file and minutes of DFT, fresh_clone runs make itself, srtio3 and peers take half an hour and more, band_gaps, gap_transfer,
 # thermal_choice and labelling_scale a quarter of one: by hand. sampling_peers compares with hiphive where the extra 'peers' is installed.
 bench: $(READY) ## run the benchmarks; results in benchmarks/results
 	@set -e; for script in benchmarks/sampling.py benchmarks/sampling_peers.py benchmarks/graph_construction.py benchmarks/labelling.py benchmarks/learning.py; do \
