@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from vibronic.core.errors import VibronicError
+from vibronic.explain.vibrations import DegenerateSet
 from vibronic.report.explain_plots import fidelity_curve, mode_contributions
 
 
@@ -26,10 +27,9 @@ def test_every_curve_of_fidelity_is_where_it_belongs():
         fidelity_curve({"target": "g", "unit": "eV", "fractions": [0.1, np.nan], **parts})
 
 
-def test_degenerate_modes_are_summed_and_imaginary_ones_left_out():
-    frequencies = [-1.0, 2.0, 2.0, 5.0]
-    shift, deviation = [np.nan, 0.1, 0.3, -0.5], [np.nan, 3.0, 4.0, 1.0]
-    figure = mode_contributions(frequencies, shift, deviation, [0, 1, 1, 2], "eV", "Gap", error=[np.nan, 0.5, 0.5, 0.1])
+def test_degenerate_modes_are_one_point():
+    sets = [DegenerateSet(np.array([3]), 5.0, -0.5, 0.1, 1.0), DegenerateSet(np.array([1, 2]), 2.0, 0.4, 0.5, 5.0)]
+    figure = mode_contributions(sets, "eV", "Gap")
     above, below = (next(t for t in figure.data if t.name == n) for n in ("shift of the mean", "standard deviation"))
     assert list(above.x) == [2.0, 5.0]
     assert list(above.y) == pytest.approx([0.4, -0.5])
@@ -43,6 +43,4 @@ def test_degenerate_modes_are_summed_and_imaginary_ones_left_out():
 
 def test_refusals():
     with pytest.raises(VibronicError, match="no mode has a thermal amplitude"):
-        mode_contributions([1.0], [np.nan], [np.nan], [0], "eV", "Gap")
-    with pytest.raises(VibronicError, match="every mode needs"):
-        mode_contributions([1.0, 2.0], [0.1], [0.1], [0], "eV", "Gap")
+        mode_contributions([], "eV", "Gap")

@@ -158,6 +158,7 @@ class Thermal:
         rms: (M,) root of <(dP/dQ)^2>.
         second, second_error: (M,) <d2P/dQ2>, as <Q dP/dQ> / sigma^2, and its standard error over pairs; nan where imaginary.
         set_error: (M,) standard error of the sum of the shifts of the set of degenerate modes that each belongs to.
+        set_deviation: (M,) standard deviation of the property that the modes of that set make together; nan where imaginary.
         total, total_error: <P> - P_0 of all orders, and its standard error over pairs; nan where no mode has an amplitude.
     """
 
@@ -169,6 +170,7 @@ class Thermal:
     second: np.ndarray
     second_error: np.ndarray
     set_error: np.ndarray
+    set_deviation: np.ndarray
     total: float
     total_error: float
 
@@ -206,7 +208,7 @@ class DegenerateSet:
         modes: their indices.
         frequency: their mean, THz.
         shift, shift_error: what they add to the thermal mean, and its standard error.
-        deviation: of the property by them alone; of what follows them linearly it is that of any choice of them.
+        deviation: standard deviation of the property that they make.
     """
 
     modes: np.ndarray
@@ -255,7 +257,7 @@ def by_set(response: Response, thermal: Thermal) -> list[DegenerateSet]:
                 float(response.frequencies[mine].mean()),
                 float(np.nansum(thermal.shift[mine])),
                 float(thermal.set_error[mine[0]]),
-                float(np.sqrt(np.nansum(thermal.deviation[mine] ** 2))),
+                float(thermal.set_deviation[mine[0]]),
             )
         )
     return sorted(found, key=lambda one: -abs(one.shift))
@@ -315,27 +317,25 @@ def thermal_average(
     snapshots = thermal_set(constants, temperature, statistics, n, seed)
     if not snapshots:
         none = np.full(len(sigma), np.nan)
-        return Thermal(0, sigma, none, none, none, none, none, none, np.nan, np.nan)
+        return Thermal(0, sigma, none, none, none, none, none, none, none, np.nan, np.nan)
     mass = np.repeat(reference.get_masses(), 3)
     start = of.value(reference)
-    values, slopes, products = [], [], []
+    values, slopes, amplitudes = [], [], []
     for snapshot in snapshots:
         value, gradient = of.gradient(snapshot)
-        amplitude = modes.vectors.T @ (np.sqrt(mass) * (snapshot.positions - reference.positions).ravel())
         values.append(value - start)
         slopes.append(gradient @ ways)
-        products.append(amplitude * slopes[-1])
-
+        amplitudes.append(modes.vectors.T @ (np.sqrt(mass) * (snapshot.positions - reference.positions).ravel()))
+    products = np.array(amplitudes) * np.array(slopes)
     sets = degenerate(modes.frequencies)
     members = (sets[:, None] == sets[None]) & ~np.isnan(sigma)
-
-    def over_pairs(rows: Any) -> tuple[np.ndarray, np.ndarray]:
-        pairs = np.reshape(rows, (len(rows) // 2, 2, -1)).mean(axis=1)
-        return pairs.mean(axis=0), pairs.std(axis=0, ddof=1) / np.sqrt(len(pairs))
-
-    (total, total_error), (first, first_error), (second, second_error) = map(over_pairs, (values, slopes, products))
+    (total, total_error), (first, first_error), (second, second_error) = map(_over_pairs, (values, slopes, products))
     # Errors of degenerate modes are correlated, so that of their sum is taken from the sums: 1/2 <Q dP/dQ>.
-    set_error = over_pairs(0.5 * np.array(products) @ members)[1]
+    set_error = _over_pairs(0.5 * products @ members)[1]
+    set_deviation = np.full(len(sigma), np.nan)
+    for g in np.unique(sets[~np.isnan(sigma)]):
+        mine = np.flatnonzero((sets == g) & ~np.isnan(sigma))
+        set_deviation[mine] = _deviation(np.array(amplitudes)[:, mine], np.array(slopes)[:, mine], sigma[mine])
     still = sigma == 0  # classical atoms at 0 K
     variance = np.where(still, np.nan, sigma) ** 2
     return Thermal(
@@ -347,9 +347,35 @@ def thermal_average(
         second=second / variance,
         second_error=second_error / variance,
         set_error=set_error,
+        set_deviation=set_deviation,
         total=float(total[0]),
         total_error=float(total_error[0]),
     )
+
+
+def _over_pairs(rows: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard error over pairs +u, -u."""
+    pairs = np.reshape(rows, (len(rows) // 2, 2, -1)).mean(axis=1)
+    return pairs.mean(axis=0), pairs.std(axis=0, ddof=1) / np.sqrt(len(pairs))
+
+
+def _deviation(amplitudes: np.ndarray, slopes: np.ndarray, sigma: np.ndarray) -> float:
+    """Standard deviation that degenerate modes make together: all the second derivatives among them count, or it would depend on which
+    of them a solver has picked.
+
+    Args:
+        amplitudes: (n, k) Q of every configuration.
+        slopes: (n, k) dP/dQ.
+        sigma: (k,) thermal amplitudes.
+    """
+    if not sigma.all():  # classical atoms at 0 K
+        return 0.0
+    first, first_error = _over_pairs(slopes)
+    bends = (amplitudes / sigma)[:, :, None] * (slopes * sigma)[:, None, :]
+    bend, bend_error = _over_pairs(0.5 * (bends + bends.transpose(0, 2, 1)))
+    # Squares of standard errors are taken off the squares, which sampling alone would make positive.
+    linear = ((first**2 - first_error**2) * sigma**2).sum()
+    return float(np.sqrt(max(0.0, linear + 0.5 * (bend**2 - bend_error**2).sum())))
 
 
 Averaged = TypeVar("Averaged", Response, Thermal)

@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from vibronic.core.errors import VibronicError
 from vibronic.report.style import DASHES, NEUTRAL, PALETTE, SYMBOLS, faded, finite, pick, styled, with_unit
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
+
+    from vibronic.explain.vibrations import DegenerateSet
 
 
 def fidelity_curve(found: Mapping[str, Any]) -> Figure:
@@ -58,44 +59,26 @@ def fidelity_curve(found: Mapping[str, Any]) -> Figure:
     return styled(figure, legend={"y": -0.2, "yanchor": "top"})
 
 
-def mode_contributions(
-    frequencies: ArrayLike,
-    shift: ArrayLike,
-    deviation: ArrayLike,
-    sets: Sequence[int],
-    unit: str,
-    title: str,
-    error: ArrayLike | None = None,
-) -> Figure:
-    """What the modes of each degenerate set add to the thermal mean of a property (above, with the running sum) and by how
-    much they make it fluctuate (below), against their frequency.
+def mode_contributions(sets: Sequence[DegenerateSet], unit: str, title: str) -> Figure:
+    """What each set of degenerate modes adds to the thermal mean of a property (above, with the running sum) and by how much it makes
+    it fluctuate (below), against frequency.
 
     Args:
-        frequencies: (M,) THz, imaginary ones negative.
-        shift: (M,) 1/2 <d2P/dQ2> sigma^2; nan where a mode has no thermal amplitude: it is left out.
-        deviation: (M,) standard deviation that each mode makes alone; nan as above.
-        sets: (M,) number of the set of degenerate modes that each belongs to.
+        sets: of :func:`vibronic.explain.vibrations.by_set`.
         unit: of the property.
         title: the property, for example "Band gap".
-        error: (M,) standard error of the summed shift of the set that each mode belongs to.
 
     Raises:
-        VibronicError: no mode has a thermal amplitude, or the lengths differ.
+        VibronicError: there is none.
     """
     from plotly.subplots import make_subplots
 
-    f, moved, spread = finite(frequencies, "frequencies"), np.asarray(shift, float), np.asarray(deviation, float)
-    groups = np.asarray(sets)
-    if not f.shape == moved.shape == spread.shape == groups.shape:
-        raise VibronicError("every mode needs a frequency, a shift, a deviation and the number of its set")
-    known = np.isfinite(moved) & np.isfinite(spread)
-    if not known.any():
+    if not sets:
         raise VibronicError("there is nothing to plot: no mode has a thermal amplitude")
-    _, place = np.unique(groups[known], return_inverse=True)
-    count = np.bincount(place)
-    at = np.bincount(place, f[known]) / count
-    heights = np.bincount(place, moved[known]), np.sqrt(np.bincount(place, spread[known] ** 2))
-    bars = None if error is None else np.bincount(place, np.asarray(error, float)[known]) / count
+    ordered = sorted(sets, key=lambda one: one.frequency)
+    at, count = np.array([s.frequency for s in ordered]), np.array([len(s.modes) for s in ordered])
+    heights = np.array([s.shift for s in ordered]), np.array([s.deviation for s in ordered])
+    bars = np.array([s.shift_error for s in ordered])
     figure = make_subplots(2, 1, shared_xaxes=True, vertical_spacing=0.08, row_heights=[0.6, 0.4])
     for row, (height, name) in enumerate(zip(heights, ("shift of the mean", "standard deviation"), strict=True), 1):
         color = pick(PALETTE, row - 1)
@@ -110,7 +93,7 @@ def mode_contributions(
             customdata=count,
             mode="markers",
             marker={"color": color, "size": 7},
-            error_y={"array": bars, "thickness": 1.2, "width": 3} if bars is not None and row == 1 else None,
+            error_y={"array": bars, "thickness": 1.2, "width": 3} if row == 1 else None,
             name=name,
             hovertemplate="%{x:.2f} THz, %{customdata} modes: %{y:.3g} " + unit + "<extra></extra>",
             row=row,

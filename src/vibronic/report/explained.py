@@ -174,11 +174,9 @@ def vibrations(
         )
     if thermal.n:
         page.figure(
-            mode_contributions(
-                r.frequencies, thermal.shift, thermal.deviation, r.sets.tolist(), unit, r.target, thermal.set_error
-            ),
+            mode_contributions(by_set(r, thermal), unit, r.target),
             f"What the modes of each frequency add to the thermal mean at {r.temperature:g} K, ½ ⟨d²P/dQ²⟩ σ² with standard errors (above), and "
-            "by how much they make it fluctuate (below). Degenerate modes are summed: one by one their values are arbitrary.",
+            "by how much they make it fluctuate (below). Degenerate modes are taken together: one by one their values are arbitrary.",
         )
         page.table(
             ["modes", "number", "THz", f"shift ({unit})", f"standard error ({unit})", f"deviation ({unit})"],
