@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from ase import Atoms
@@ -15,6 +15,8 @@ from vibronic.thermal.labels import Undisplaced, Walk
 from vibronic.thermal.plan import Plan
 from vibronic.thermal.pools import OTHER, ZERO_POINT, Drawn, name
 
+Stopped = Literal["reached", "budget", "exhausted", "floor"]
+"""Why no further label is asked for: the tolerance is met, the budget spent, all is labelled, or what labels narrow is small enough."""
 SUSPICIOUS = 0.5
 """Share by which the labelled energy of what was drawn may be off its harmonic one."""
 
@@ -27,35 +29,28 @@ def parts(
     surrogate: Surrogate | None,
     pools: Sequence[Posterior],
 ) -> list[dict[str, Any]]:
-    """For every temperature the ``parts`` that add up, with the undisplaced crystal, to the average; and beside them what quantum nuclei
-    make of it, ``quantum_less_classical``, where there are phonons and a model that tells.
+    """For every temperature the ``parts`` that add up, with the undisplaced crystal, to the average; and how a model divides the ``motion``
+    among them, where there are phonons.
 
-    The motion of quantum nuclei is that of their zero point and the rest, where that can be told.
+    The motion is at the level of labels and as certain as the average. How it divides rests on configurations of other temperatures and
+    statistics, of which no label tells: ``zero_point`` and ``thermal`` add up to it for quantum nuclei, ``quantum_less_classical`` is how
+    much higher it is for them than for classical ones.
     """
     found = []
     for k, (t, value) in enumerate(zip(plan.temperatures, values, strict=True)):
-        motion: dict[str, Any] = {}
-        aside: dict[str, Any] = {}
-        if surrogate is not None and plan.method == "phonons":
-            here, other = pools[k], surrogate.posterior(drawn.pools[name(t, OTHER)])
-            quantum, classical = (here, other) if plan.statistics == "quantum" else (other, here)
-            aside["quantum_less_classical"] = _pair(average.difference(quantum, classical))
-            if plan.statistics == "quantum":
-                cold = surrogate.posterior(drawn.pools[name(t, ZERO_POINT)])
-                zero = average.average(cold, still.error, average.pooled(float(cold[0].var()), len(cold[0])))
-                motion["zero_point"] = _pair((zero.mean - still.static, zero.half_width))
-                motion["thermal"] = _pair(average.difference(here, cold))
-        if not motion:
-            errors = value.sampling, value.model, value.labels, still.error
-            motion["motion"] = _pair((value.mean - still.static, float(np.linalg.norm(errors))))
+        error = float(np.linalg.norm([value.sampling, value.model, value.labels, still.error]))
+        made_of = {"motion": {"value": value.mean - still.static, "half_width": error}}
         if t in still.expansion:
-            motion["expansion"] = _pair(still.expansion[t])
-        found.append({"parts": motion, **aside})
+            made_of["expansion"] = dict(zip(("value", "half_width"), still.expansion[t], strict=True))
+        divided = {}
+        if surrogate is not None and plan.method == "phonons":
+            here, other = pools[k][0].mean(), surrogate.posterior(drawn.pools[name(t, OTHER)])[0].mean()
+            divided["quantum_less_classical"] = float(here - other if plan.statistics == "quantum" else other - here)
+            if plan.statistics == "quantum":
+                cold = surrogate.posterior(drawn.pools[name(t, ZERO_POINT)])[0].mean()
+                divided |= {"zero_point": float(cold) - still.static, "thermal": float(here - cold)}
+        found.append({"parts": made_of, "motion": divided})
     return found
-
-
-def _pair(value: tuple[float, float]) -> dict[str, float]:
-    return {"value": value[0], "half_width": value[1]}
 
 
 def spread(walk: Walk, mine: Sequence[int], surrogate: Surrogate | None, pool: Posterior | None) -> float:
@@ -97,17 +92,18 @@ def ensemble(plan: Plan, walk: Walk, undisplaced: Atoms, drawn: Drawn) -> list[d
 
 
 def as_good_at_random(foreseen: dict[str, Any], chosen: int) -> int | None:
-    """How many labels at random the first model expected to be worth ``chosen`` chosen ones at every temperature; None for more than
-    it looked at."""
-    curve, random = np.array(foreseen["chosen"]), np.array(foreseen["random"])
-    reached = (random <= curve[min(chosen, len(curve) - 1)]).all(axis=1)
+    """How many labels at random the first model expected to bring the widest interval as far down as ``chosen`` chosen ones; None where
+    that is more of either than it looked at."""
+    curve, random = (np.max(foreseen[kind], axis=1) for kind in ("chosen", "random"))
+    reached = random <= curve[chosen] if chosen < len(curve) else np.zeros(1, bool)
     return int(reached.argmax()) if reached.any() else None
 
 
-def missing(plan: Plan, results: dict[str, Any], seconds: float) -> str:
+def missing(plan: Plan, results: dict[str, Any], stopped: Stopped, seconds: float) -> str:
     """One sentence on what keeps the tolerance from being met; empty when it is met.
 
     Args:
+        stopped: why no further label was asked for.
         seconds: that a model takes for one configuration.
     """
     if results["reached"]:
@@ -116,18 +112,20 @@ def missing(plan: Plan, results: dict[str, Any], seconds: float) -> str:
     half = f"the interval at {worst['temperature']:g} K is +/- {worst['half_width']:.3g} {results['unit']}"
     errors = {part: worst["errors"][part] for part in ("sampling", "labels", "expansion")}
     left = plan.tolerance**2 - sum(value**2 for value in errors.values())
-    if left > 0 and plan.model is None:
+    if stopped == "exhausted":
+        return f"{half}, and every configuration of the pools is labelled: raise --pool above {plan.pool}"
+    if stopped == "budget" and left > 0 and plan.model is None:
         labels = average.alone(worst["spread"], left**0.5, plan.pool)
         return f"{half}: about {labels} labels at this temperature would meet the tolerance; raise --budget above {plan.budget}, or use a model"
-    if left > 0:
-        return f"{half}, most of it of the model after {results['labels']} labels: raise --budget to {2 * plan.budget}, say"
+    if stopped == "budget" and left > 0:
+        return f"{half} after {results['labels']} labels, {worst['errors']['model']:.2g} of it of the model: raise --budget to {2 * plan.budget}, say"
     largest = max(errors, key=lambda part: errors[part])
     if largest == "sampling":
+        said = f"{half}, {errors['sampling']:.3g} of it because the pool counts as {worst['independent']:.0f} independent configurations: "
+        if not np.isfinite(errors["sampling"]):
+            return f"{said}raise --pool above {plan.pool} by far"
         more = int(np.ceil(plan.pool * (errors["sampling"] / (0.5 * plan.tolerance)) ** 2))
-        return (
-            f"{half}, {errors['sampling']:.3g} of it because the pool counts as {worst['independent']:.0f} independent configurations: "
-            f"raise --pool to {more} ({_cost(plan, more, seconds)}), or take a larger --supercell with another --out"
-        )
+        return f"{said}raise --pool to {more} ({_cost(plan, more, seconds)}), or take a larger --supercell with another --out"
     if largest == "expansion":
         return f"{half}, most of it of the labels of strained crystals: converge the engine better (--settings), or --no-expansion true"
     return f"{half}, most of it of the labels themselves: converge the engine better (--settings), or allow a wider one"
@@ -136,8 +134,9 @@ def missing(plan: Plan, results: dict[str, Any], seconds: float) -> str:
 def _cost(plan: Plan, pool: int, seconds: float) -> str:
     """Of a larger pool."""
     if plan.method == "md":
-        said = f"{(pool - plan.pool) * len(plan.temperatures)} more snapshots of dynamics by '{plan.forces}'"
+        said = f"so many snapshots of dynamics by '{plan.forces}' anew for each temperature"
     else:
-        minutes = 3 * pool * len(plan.temperatures) * seconds / 60  # two more pools tell what the motion is made of
-        said = f"no labels, about {minutes:.0f} minutes of predictions" if minutes >= 1 else "no labels"
+        pools = 3 if plan.statistics == "quantum" else 2  # two of them, or one, tell how the motion divides
+        minutes = pools * pool * len(plan.temperatures) * seconds / 60
+        said = "no labels" + (f", about {minutes:.0f} minutes of predictions" if minutes >= 1 else "")
     return said if plan.model else f"{said}; --budget with it, or a model"

@@ -260,13 +260,6 @@ def average(pool: Posterior, labels: float, sampling: float, expansion: float = 
     return Value(float(pool[0].mean()), sampling, Z95 * model, labels, expansion)
 
 
-def difference(a: Posterior, b: Posterior) -> tuple[float, float]:
-    """The average of pool ``a`` minus that of ``b``, drawn with the same random numbers; and its half width."""
-    change = a[0] - b[0]
-    model = float((a[1].mean(0) - b[1].mean(0)).square().sum().sqrt())
-    return float(change.mean()), float(np.hypot(Z95 * model, pooled(float(change.var()), len(change))))
-
-
 def direct(
     values: Sequence[float], labels: float, pool: int, inefficiency: float = 1.0, expansion: float = 0.0
 ) -> Value:
@@ -295,6 +288,8 @@ def direct(
 
 def alone(spread: float, tolerance: float, pool: float = np.inf) -> int:
     """How many labels tell the mean of a pool to within a tolerance when they are averaged; 95 %, for many of them."""
+    if spread == 0:
+        return FEWEST
     return max(FEWEST, int(np.ceil(1 / (1 / pool + (tolerance / (Z95 * spread)) ** 2))))
 
 

@@ -163,7 +163,7 @@ def undisplaced(
         raise VibronicError(f"the engine '{plan.engine}' cannot label the undisplaced crystal; {labels.why()}")
     static = value_of(found[0], plan.target)
     repeated = [value_of(a, plan.target) for a in (*found[1:REPEATS], found[-1]) if a is not None]
-    error = 0.0
+    error = np.inf
     if len(repeated) > 1:
         error = float(t.ppf(0.975, len(repeated) - 1) * np.std(repeated, ddof=1))
     notes: list[str] = []
@@ -183,7 +183,7 @@ def undisplaced(
         notes.append(
             f"The given cell is not that of least energy by '{plan.forces}', which is {100 * abs(cell[0]):.2f} % "
             f"{'longer' if cell[0] > 0 else 'shorter'}. The answer takes the given cell for the crystal at rest and adds the expansion from the cell of least "
-            f"energy on; to begin at that one would change it by about {cell[1]:+.2g} {unit_of(plan.target)}. --relax true begins there; --no-expansion true suits "
+            f"energy on. The undisplaced crystal has {cell[1]:+.2g} +/- {cell[2]:.1g} {unit_of(plan.target)} more there. --relax true begins there; --no-expansion true suits "
             "a measured cell, which holds its expansion already."
         )
     return Undisplaced(found[0], static, error, shifts, cell, notes)

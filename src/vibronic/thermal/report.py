@@ -18,13 +18,14 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 STUDY = "thermal-average"
-PARTS = {
+PARTS = {"motion": "motion of the nuclei", "expansion": "thermal expansion"}
+"""What adds up, with the undisplaced crystal, to the average."""
+MOTION = {
     "zero_point": "zero-point motion",
     "thermal": "thermal motion",
-    "motion": "motion",
-    "expansion": "thermal expansion",
+    "quantum_less_classical": "quantum less classical nuclei",
 }
-"""What adds up, with the undisplaced crystal, to the average."""
+"""How the model divides the motion."""
 
 
 def errors(results: dict[str, Any]) -> dict[str, str]:
@@ -51,29 +52,30 @@ def _answers(results: dict[str, Any]) -> list[str]:
             f"{row['temperature']:g} K: {target} {row['value']:.{digits}f} +/- {row['half_width']:.{digits}f} {unit} "
             f"(error: {error}), the sum of {', '.join(made_of)}"
         )
-        if quantum := row.get("quantum_less_classical"):
-            line += f"; classical nuclei are off by {_with_error({**quantum, 'value': -quantum['value']}, digits)}"
+        if row["motion"]:
+            line += "; of the motion by the model alone: " + ", ".join(
+                f"{said} {row['motion'][key]:+.{digits}f}" for key, said in MOTION.items() if key in row["motion"]
+            )
         lines.append(line)
     return lines
 
 
 def _labels(results: dict[str, Any]) -> list[str]:
     """How many labels there are, and how many it would have taken otherwise."""
-    beside, plan = results["extra"], results["plan"]
-    still = "undisplaced, moved as a whole and strained" if results["expansion"] else "undisplaced and moved as a whole"
-    lines = [
-        f"{results['labels']} labels: {beside} of the crystal {still}, {results['labels'] - beside} of configurations"
-    ]
+    beside = results["extra"]
+    others = "the undisplaced crystal, a configuration moved as a whole" + (
+        ", strained crystals" if results["expansion"] else ""
+    )
+    lines = [f"{results['labels']} labels: {results['labels'] - beside} of configurations, {beside} others ({others})"]
     if results["kind"]:
         alone = [row["labels_without_model"] for row in results["temperatures"]]
-        each = f"up to {max(alone)} for a temperature, " if len(alone) > 1 else ""
+        each = f"up to {max(alone)} of configurations for a temperature, " if len(alone) > 1 else ""
         lines[0] += f"; averaging labels alone would need {each}about {sum(alone) + beside} in all"
-    chosen = results["labels"] - beside - results["first"]
-    if results["foreseen"] and chosen > 0:
-        worth = results["as_good_at_random"] or f"more than {len(results['foreseen']['random']) - 1}"
+    if results["chosen"]:
+        worth = results["as_good_at_random"]
+        many = f"more than {len(results['foreseen']['random']) - 1}" if worth is None else str(worth)
         lines.append(
-            f"after the first {results['first']} configurations the first model expected as much of {chosen} more that it chooses as of {worth} "
-            f"at random{'' if plan['batch'] == 1 else ' (one in eight of a batch is at random)'}"
+            f"after the first {results['first']} configurations the first model expected as much of {results['chosen']} that it chooses as of {many} at random"
         )
     return lines
 
@@ -119,21 +121,24 @@ def write(folder: Path) -> Path:
             [_sum(r, results["static"]) for r in rows],
             f"What the average is made of, in {unit}. Motion is that of the nuclei in the given cell"
             + (", expansion counts from the lattice of least static energy on." if "expansion" in parts else ".")
-            + " Parts share labels and configurations, so their errors do not add up.",
+            + " Parts share labels, so their errors do not add up.",
         )
         page.table(
             ["T (K)", "± 95 %", *errors(results).values()],
             [[r["temperature"], r["half_width"], *(r["errors"][key] for key in errors(results))] for r in rows],
             f"What the half width of the interval is made of, in {unit}; its parts add up in quadrature.",
         )
-        if "quantum_less_classical" in rows[0]:
+        if rows[0]["motion"]:
+            ways = [key for key in MOTION if key in rows[0]["motion"]]
             page.table(
-                ["T (K)", "quantum less classical"],
+                ["T (K)", *(MOTION[key] for key in ways)],
                 [
-                    [f"{r['temperature']:g}", _with_error(r["quantum_less_classical"], _digits(r["half_width"]), "±")]
+                    [f"{r['temperature']:g}", *(f"{r['motion'][key]:+.{_digits(r['half_width'])}f}" for key in ways)]
                     for r in rows
                 ],
-                f"In {unit}: by how much the average of quantum nuclei is above that of classical ones, at the given cell.",
+                f"How the model divides the motion, in {unit}"
+                + ("; zero-point and thermal motion add up to it." if "thermal" in ways else ".")
+                + " No label tells of configurations at 0 K or with other statistics, so there are no intervals.",
             )
         page.section("How many labels")
         for line in _labels(results):
@@ -151,7 +156,7 @@ def write(folder: Path) -> Path:
             ["temperature (K)", f"spread ({unit})", "labels without a model"],
             [[r["temperature"], r["spread"], r["labels_without_model"]] for r in rows],
             f"Labels that an average of labels alone would need for the same tolerance, (1.96 spread / tolerance)², of independent configurations; {results['extra']} "
-            "others come to them, as with a model: of the crystal without displacements.",
+            "others come to them, as with a model.",
         )
         if results["unseen_mae"] is not None:
             page.text(
@@ -183,18 +188,18 @@ def _sum(row: dict[str, Any], static: float) -> list[str]:
 def _table(path: Path, results: dict[str, Any]) -> None:
     unit, target = results["unit"], results["plan"]["target"]
     rows = results["temperatures"]
-    parts = [*rows[0]["parts"], *(["quantum_less_classical"] if "quantum_less_classical" in rows[0] else [])]
+    parts, motion = list(rows[0]["parts"]), [key for key in MOTION if key in rows[0]["motion"]]
     names = [target, f"{target}_low", f"{target}_high", "undisplaced"]
-    names += [PARTS.get(p, p).replace(" ", "_").replace("-", "_") for p in parts]
-    names += [f"error_{said.replace(' ', '_')}" for said in errors(results).values()]
+    names += [*(PARTS[p] for p in parts), *(f"error {said}" for said in errors(results).values())]
+    names = [n.replace(" ", "_").replace("-", "_") for n in [*names, *(MOTION[key] for key in motion)]]
     with writable(path) as temporary, temporary.open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["temperature [K]", *(f"{n} [{unit}]" for n in names)])
         for row in rows:
             value, half = row["value"], row["half_width"]
             numbers = [value, value - half, value + half, results["static"]]
-            numbers += [{**row["parts"], **row}[p]["value"] for p in parts]
-            numbers += [row["errors"][key] for key in errors(results)]
+            numbers += [row["parts"][p]["value"] for p in parts] + [row["errors"][key] for key in errors(results)]
+            numbers += [row["motion"][key] for key in motion]
             table.writerow([f"{row['temperature']:g}", *(f"{n:.6g}" for n in numbers)])
 
 

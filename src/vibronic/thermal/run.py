@@ -7,6 +7,7 @@ goes on from the labels that there are.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from vibronic.core.folder import bind, check_plan, content
 from vibronic.core.provenance import versions, write_json
 from vibronic.core.targets import target as named_target
 from vibronic.data.dataset import describe, read_labelled, write_structures
+from vibronic.data.sources import crystal as read_crystal
 from vibronic.labelling.engines import Engine, engine
 from vibronic.labelling.executors import check_place
 from vibronic.learning import store
@@ -53,10 +55,12 @@ def run(
     out = Path(out)
     labelling = _checked(plan)
     check_place(executor, workers, timeout)
-    check_plan(out, plan.bound)
+    bound = _bound(plan)
+    check_plan(out, bound)
     check_pool(plan, out / "rounds.json")
+    (out / "results.json").unlink(missing_ok=True)  # of a plan with another tolerance, say
     drawn = draw(plan, out, say)
-    bind(out, plan.bound)  # only now: a plan that cannot be drawn binds nothing
+    bind(out, bound)  # only now: a plan that cannot be drawn binds nothing
     options = {"executor": executor, "workers": workers, "timeout": timeout, "retry_failed": retry_failed}
     labels = Labels(labelling, out / "ledger.sqlite", options, plan.target)
     candidates = [atoms for t in plan.temperatures for atoms in drawn.pools[name(t)]]
@@ -74,19 +78,21 @@ def run(
     pools: list[Posterior] = []
     seconds = 0.0
     if plan.model is None:
-        values = _directly(plan, where, turn, still, drawn, walk, say)
+        values, stopped = _directly(plan, where, turn, still, drawn, walk, say)
     else:
-        values, surrogate, pools, seconds = _with_model(plan, where, turn, still, drawn, walk, say)
+        values, surrogate, pools, seconds, stopped = _with_model(plan, where, turn, still, drawn, walk, say)
     write_structures(out / "labelled.extxyz", labels.frames())
     if surrogate is not None:
         store.save(surrogate.model, out / "model", _card(plan, surrogate, out / "labelled.extxyz"))
     ensemble = answer.ensemble(plan, walk, still.atoms, drawn)
     for row in ensemble:
-        say(row["finding"])
+        if not row["off"]:  # or it is told beside the answer
+            say(row["finding"])
     mine = [[p for p in labels.order if where[p] == k] for k in range(len(plan.temperatures))]
-    first = len(walk.places(0))
+    first = sum(p in labels.known for p in walk.places(0))
     foreseen = walk.rounds[0].get("foreseen") if surrogate is not None else None
-    chosen = labels.count - labels.extra - first
+    later = len(labels.order) - first
+    chosen = later - _at_random(first, later) if foreseen else 0
     results: dict[str, Any] = {
         "plan": asdict(plan),
         "made_by": _stamp(plan),
@@ -117,34 +123,50 @@ def run(
         "labels": labels.count,
         "extra": labels.extra,
         "first": first,
+        "chosen": chosen,
         "failed": len(labels.failed),
         "reached": bool(max(v.half_width for v in values) <= plan.tolerance),
         "unseen_mae": None if surrogate is None else float(np.abs(surrogate.unseen).mean()),
         "widening": None if surrogate is None else surrogate.widening,
         "foreseen": foreseen,
-        "as_good_at_random": answer.as_good_at_random(foreseen, chosen) if foreseen and chosen > 0 else None,
+        "as_good_at_random": answer.as_good_at_random(foreseen, chosen) if foreseen and chosen else None,
     }
     for row in results["temperatures"]:
         row["labels_without_model"] = average.alone(row["spread"], plan.tolerance)
-    results["missing"] = answer.missing(plan, results, seconds)
+    results["missing"] = answer.missing(plan, results, stopped, seconds)
     write_json(out / "results.json", results)
     say(f"labels: {labels.computed} computed now, {labels.reused} from the ledger")
     return results
 
 
+def _bound(plan: Plan) -> dict[str, Any]:
+    """What a folder is bound to: the plan, and the crystal whatever the name of its file."""
+    atoms = read_crystal(plan.crystal)
+    text = json.dumps([atoms.numbers.tolist(), atoms.positions.round(6).tolist(), atoms.cell.array.round(6).tolist()])
+    return plan.bound | {"content": hashlib.sha256(text.encode()).hexdigest()[:12]}
+
+
 def finished(plan: Plan, out: Path) -> dict[str, Any] | None:
-    """The results of this very plan, engines and version in the folder ``out``, where it has been carried out."""
-    if not all((out / file).exists() for file in ("plan.json", "results.json", "labelled.extxyz")):
+    """The results in the folder ``out`` where this very plan has been carried out there, with these engines and this version, and all
+    that it makes is there."""
+    made = ["plan.json", "run.json", "results.json", "labelled.extxyz", *(["model"] if plan.model else [])]
+    if not all((out / file).exists() for file in made):
         return None
-    before = content(out / "results.json")
-    return before if isinstance(before, dict) and before.get("made_by") == _stamp(plan) else None
+    before, record = content(out / "results.json"), content(out / "run.json")
+    if not isinstance(before, dict) or not isinstance(record, dict) or record.get("config") != _plain(plan):
+        return None
+    return before if before.get("made_by") == _stamp(plan) else None
+
+
+def _plain(plan: Plan) -> Any:
+    return json.loads(json.dumps(asdict(plan)))
 
 
 def _stamp(plan: Plan) -> dict[str, Any]:
     """What results follow from."""
     labels, forces = engine(plan.engine, **plan.settings), engine(plan.forces, **plan.forces_settings)
-    stamp = {"plan": asdict(plan), "labels": labels.settings_hash, "forces": forces.settings_hash}
-    return json.loads(json.dumps(stamp | {"vibronic": versions()["vibronic"]}))
+    made_by = {"plan": _plain(plan), "content": _bound(plan)["content"], "vibronic": versions()["vibronic"]}
+    return made_by | {"labels": labels.settings_hash, "forces": forces.settings_hash}
 
 
 def _card(plan: Plan, surrogate: Surrogate, labelled: Path) -> store.Card:
@@ -152,15 +174,13 @@ def _card(plan: Plan, surrogate: Surrogate, labelled: Path) -> store.Card:
     from vibronic.data import sources
 
     zeros = sources.references(labelled)
-    unit, kind = average.unit_of(plan.target), f"mae_{plan.target}"
     return store.Card(
         data=describe(read_labelled(labelled)),
-        scores={"n": len(surrogate.unseen), kind: float(np.abs(surrogate.unseen).mean())},
-        units={"n": "labels, each predicted without it (five-fold cross-validation)", kind: unit},
         references={t.name: zeros[t.name] for t in surrogate.model.targets if t.name in zeros},
         licence="as the data",
-        summary="Learned by 'vibronic thermal' from configurations that were chosen for a thermal average. They are not drawn at random, so "
-        "its errors on them promise nothing of others, and it gives no intervals.",
+        summary="Learned by 'vibronic thermal'.",
+        only="The labels of this model were chosen for a thermal average, not drawn at random: how wrong it was on them promises nothing of "
+        "other structures, so it gives no intervals.",
     )
 
 
@@ -224,11 +244,11 @@ def _with_model(
     drawn: Drawn,
     walk: Walk,
     say: Say,
-) -> tuple[list[Value], Surrogate, list[Posterior], float]:
+) -> tuple[list[Value], Surrogate, list[Posterior], float, answer.Stopped]:
     """Label, learn and choose until every interval is as narrow as wanted, or the budget is spent.
 
     Returns:
-        The averages, the last model, what it makes of the pool of each temperature, and its seconds for a configuration.
+        The averages, the last model, what it makes of the pool of each temperature, its seconds for a configuration, and why it stopped.
     """
     labels, candidates = walk.labels, walk.candidates
     each = [
@@ -267,16 +287,27 @@ def _with_model(
         if len(walk.rounds) == 1:
             walk.note({"foreseen": _foreseen(plan, surrogate, deviations, goals, limits, taken)})
         left = plan.budget - labels.count
-        if max(v.half_width for v in values) <= plan.tolerance or left < 1 or len(taken) == len(candidates):
-            return values, surrogate, pools, seconds
-        if (choice.variances(goals) <= limits).all():
-            return values, surrogate, pools, seconds  # what is missing is not labels
-        size, before = min(plan.batch, left), labels.count
-        # The share of all labels, so that small batches take turns.
-        at_random = round(FRACTION * (before + size)) - round(FRACTION * before)
+        stopped: answer.Stopped | None = None
+        if max(v.half_width for v in values) <= plan.tolerance:
+            stopped = "reached"
+        elif (choice.variances(goals) <= limits).all():
+            stopped = "floor"  # what is missing is not labels
+        elif len(taken) == len(candidates):
+            stopped = "exhausted"
+        elif left < 1:
+            stopped = "budget"
+        if stopped is not None:
+            return values, surrogate, pools, seconds, stopped
+        size = min(plan.batch, left)
+        at_random = _at_random(len(labels.order), size)
         wanted = choice.choose(deviations, goals, surrogate.noise, size - at_random, limits, taken)
         free = np.setdiff1d(np.arange(len(candidates)), [*taken, *wanted])
         walk.ask(wanted + _in_turn(free, turn)[:at_random])
+
+
+def _at_random(before: int, more: int) -> int:
+    """How many of so many more labels are drawn at random: of the share of all, so that small batches take turns."""
+    return round(FRACTION * (before + more)) - round(FRACTION * before)
 
 
 def _limit(value: Value, tolerance: float) -> float:
@@ -331,8 +362,8 @@ def _directly(
     drawn: Drawn,
     walk: Walk,
     say: Say,
-) -> list[Value]:
-    """Average labels of configurations drawn at random, more of them where the interval is widest."""
+) -> tuple[list[Value], answer.Stopped]:
+    """Average labels of configurations drawn at random, more of them where the interval is widest; and why it stopped."""
     labels = walk.labels
     orders = [_in_turn(np.flatnonzero(where == k), turn) for k in range(len(plan.temperatures))]
     each = max(FEWEST, plan.first // len(plan.temperatures))
@@ -354,9 +385,11 @@ def _directly(
         rest = [[p for p in order if p not in labels.known and p not in labels.failed] for order in orders]
         # Where the pool or the expansion alone is surely too wide, what is missing is not labels.
         shares = [average.surely(count) for count in counts]
-        open_ = [k for k, v in enumerate(values) if v.floor(shares[k]) <= plan.tolerance < v.half_width and rest[k]]
+        wide = [k for k, v in enumerate(values) if v.floor(shares[k]) <= plan.tolerance < v.half_width]
+        open_ = [k for k in wide if rest[k]]
         if not open_ or left < 1:
-            return values
+            reached = max(v.half_width for v in values) <= plan.tolerance
+            return values, "reached" if reached else "budget" if open_ else "exhausted" if wide else "floor"
         wanted: list[int] = []
         while len(wanted) < min(plan.batch, left) and any(rest[k] for k in open_):
             wanted += [rest[k].pop(0) for k in open_ if rest[k]]

@@ -76,7 +76,7 @@ def predict(
     if card.only:
         say(card.only)
     if not card.intervals and any(t.is_number for t in network.targets):
-        say("no intervals: the model was trained without structures to validate, or with too few")
+        say("no intervals: none were calibrated when the model was trained")
     if unlike.any():
         why = (
             "their atoms have surroundings that the training set lacks"

@@ -112,7 +112,7 @@ def thermal(
         results = None if retry_failed else run.finished(plan, out)
         if results is not None:
             record["unchanged"] = True
-            say(f"nothing is left to do: {out} holds the results")
+            say(f"this plan has been carried out, nothing is left to do: {out} holds its results")
         else:
             results = run.run(plan, out, executor, workers, timeout, say, retry_failed)
             record |= {"labels": results["labels"], "reached": results["reached"]}
