@@ -7,7 +7,8 @@ Keeps the conclusions of a finished study and the errors of all its models::
         --sizes 30 150 --seeds 3 --pool 300 --steps 600 --test 40 --gap_sizes 10 20 40 --explained 8 --out runs/thermal-study
     python benchmarks/thermal_study.py runs/thermal-study           # hours of two cores for the first, seconds for this
 
-Writes benchmarks/results/thermal_study.json, or the name given by ``--name``.
+Writes benchmarks/results/thermal_study.json, or the name given by ``--name``: thermal_study_large has two sets of up to 1,000 labels
+(``--sets phonons random --sizes 200 1000 --pool 1000 --steps 1200 --gap false``).
 """
 
 import argparse
@@ -33,17 +34,18 @@ def at(row: dict[str, Any]) -> str:
     return "" if row.get("temperature_K") is None else f" at {row['temperature_K']:g} K"
 
 
-def command_of(plan: dict[str, Any]) -> str:
+def command_of(plan: dict[str, Any], name: str) -> str:
     """The command line that made the study."""
     words = ["vibronic study thermal", f"--seeds {len(plan['seeds'])}"]
     names = ("crystals", "sets", "temperature", "test_temperatures", "sizes", "pool", "steps", "test")
-    for name in (*names, "transfer", "gap", "gap_sizes", "explained"):
-        value = plan[name]
+    for key in (*names, "transfer", "gap", "gap_sizes", "explained"):
+        value = plan[key]
         if value not in (None, []):
             words.append(
-                f"--{name} " + (" ".join(f"{v}" for v in value) if isinstance(value, list) else str(value).lower())
+                f"--{key} " + (" ".join(f"{v}" for v in value) if isinstance(value, list) else str(value).lower())
             )
-    return " ".join([*words, "--out runs/thermal-study && python benchmarks/thermal_study.py runs/thermal-study"])
+    folder = f"runs/{name.replace('_', '-')}"
+    return " ".join([*words, f"--out {folder} && python benchmarks/thermal_study.py {folder} --name {name}"])
 
 
 def keep(folder: Path, name: str, command: str | None = None) -> Path:
@@ -77,7 +79,7 @@ def keep(folder: Path, name: str, command: str | None = None) -> Path:
         "errors": errors(rows),
         **({"transfer": errors(results["transfer"]), "donors": results["donors"]} if "transfer" in results else {}),
     }
-    return record.write(name, content, command or command_of(results["plan"]))
+    return record.write(name, content, command or command_of(results["plan"], name))
 
 
 def main() -> None:
