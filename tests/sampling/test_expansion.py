@@ -49,6 +49,23 @@ def test_classical_nuclei_have_no_zero_point() -> None:
     found = expansion(atoms, (2, 2, 2), EMT(), (300.0,), "classical", progress=False)
     assert found.zero_point == found.static
     assert found.strains[0] > found.static
+    assert found.vibrations == pytest.approx((0.0,), abs=1e-12)  # 3/2 kT, however soft they are
+
+
+def test_what_zero_point_motion_costs_it_regains_by_half() -> None:
+    """At the lattice of least E + zero-point energy the first is up by k s^2 / 2 and the second down by k s^2, half of that potential energy."""
+    atoms = bulk("Cu", "fcc", a=3.59, cubic=True)
+    found = expansion(atoms, (2, 2, 2), EMT(), (1.0,), progress=False)
+
+    def static(value: float) -> float:
+        strained = strain(atoms, value)
+        strained.calc = EMT()
+        return 8 * strained.get_potential_energy()
+
+    up = static(found.strains[0]) - static(found.static)
+    assert up > 0
+    assert found.vibrations[0] == pytest.approx(-up, rel=0.15)
+    assert found.errors[0] < 0.05 * (found.strains[0] - found.static)
 
 
 def test_a_crystal_far_from_relaxed_is_told() -> None:

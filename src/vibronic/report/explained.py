@@ -192,7 +192,7 @@ def vibrations(
         + (
             f"At the symmetric positions themselves the {r.target} has a kink, and no second derivatives."
             if np.isnan(r.total)
-            else f"Second derivatives at the symmetric positions themselves are in the table of modes; their shares sum to {r.total:+.4g} "
+            else f"Second derivatives at the symmetric positions themselves are in the CSV; their shares sum to {r.total:+.4g} "
             f"{unit}. Where that is far from the thermal sum the model bends more sharply there than anywhere else."
         )
     )

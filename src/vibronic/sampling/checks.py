@@ -20,6 +20,10 @@ from vibronic.sampling.sampler import CLOSEST, displacements_of, shortest_pair
 MANY = 20
 """Configurations from which a standard error can be estimated well enough to speak of a disagreement."""
 
+FORCE_RANGE = 4.5
+"""Angstrom; the shells that bind a crystal, with its largest force constants, lie within it. A supercell that is not twice
+as wide folds them onto each other."""
+
 
 def mean_square_displacements(snapshots: Sequence[Atoms], reference: Atoms) -> dict[str, float]:
     """Species -> <u_x^2> in Angstrom^2: per Cartesian component, about the reference, centre of mass at rest.
@@ -108,7 +112,7 @@ def check_snapshots(snapshots: Sequence[Atoms], reference: Atoms, phonons: Phono
     return findings
 
 
-def check_supercell(atoms: Atoms, cutoff: float) -> list[str]:
+def check_supercell(atoms: Atoms, cutoff: float = FORCE_RANGE) -> list[str]:
     """A sentence if force constants of range ``cutoff`` (Angstrom) do not fit into the supercell, else nothing.
 
     A finding and not an error: force constants of a small supercell are exact for its commensurate wave vectors, they

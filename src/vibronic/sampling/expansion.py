@@ -17,7 +17,7 @@ from ase.calculators.calculator import Calculator
 from vibronic.core.errors import VibronicError
 from vibronic.core.units import HBAR, KB, THZ
 from vibronic.sampling.disorder import strain
-from vibronic.sampling.harmonic import Statistics, force_constants
+from vibronic.sampling.harmonic import Statistics, force_constants, mode_variances
 from vibronic.sampling.relax import relax
 from vibronic.sampling.sampler import progress_bar
 
@@ -34,12 +34,17 @@ class Expansion:
         strains: (T,) relative change of lengths against the given crystal.
         zero_point: that of the zero-point motion alone; 0 for classical nuclei.
         static: that without any motion of the nuclei: not 0 where the given crystal is not relaxed.
+        errors: (T,) by how much the expansion from the static lattice on would differ with a quartic polynomial in place of a cubic one.
+        vibrations: (T,) eV, by how much the mean potential energy of the supercell's vibrations changes from the static lattice to that
+            of the temperature; 0 for classical nuclei.
     """
 
     temperatures: tuple[float, ...]
     strains: tuple[float, ...]
     zero_point: float
     static: float
+    errors: tuple[float, ...]
+    vibrations: tuple[float, ...]
 
 
 def free_energy(frequencies: np.ndarray, temperature: float, statistics: Statistics) -> float:
@@ -101,23 +106,30 @@ def expansion(
                 )
             frequencies.append(modes.frequencies)
 
-    def least(temperature: float | None) -> float:
+    x = np.asarray(strains)
+
+    def least(temperature: float | None, degree: int = 3) -> float:
         """Strain of the minimum of the free energy, or of the energy where there is no temperature."""
         thermal = [0.0 if temperature is None else free_energy(f, temperature, statistics) for f in frequencies]
-        return _minimum(np.asarray(strains), np.asarray(energies) + thermal, temperature)
+        return _minimum(x, np.asarray(energies) + thermal, temperature, degree)
 
-    found = tuple(least(t) for t in temperatures)
-    return Expansion(tuple(temperatures), found, least(0.0), least(None))
+    found, static, other = tuple(least(t) for t in temperatures), least(None), least(None, 4)
+    vibrations = []
+    for t, s in zip(temperatures, found, strict=True):
+        potential = [0.5 * (f / THZ) ** 2 @ mode_variances(f, t, statistics) for f in frequencies]
+        vibrations.append(float(np.diff(np.polyval(np.polyfit(x, potential, 3), [static, s]))[0]))
+    errors = tuple(abs(s - static - (least(t, 4) - other)) for t, s in zip(temperatures, found, strict=True))
+    return Expansion(tuple(temperatures), found, least(0.0), static, errors, tuple(vibrations))
 
 
-def _minimum(x: np.ndarray, y: np.ndarray, temperature: float | None) -> float:
-    c3, c2, c1, _ = np.polyfit(x, y, 3)
-    # The root of the derivative where the second one is positive.
-    discriminant = c2**2 - 3 * c3 * c1
-    root = np.nan
-    if discriminant >= 0:
-        root = -c1 / (c2 + np.sqrt(discriminant)) if c2 > 0 else np.nan
-    if not x.min() <= root <= x.max():
+def _minimum(x: np.ndarray, y: np.ndarray, temperature: float | None, degree: int) -> float:
+    """Of the polynomial through the points: the root of its derivative, within them, where it is lowest."""
+    polynomial = np.polynomial.Polynomial.fit(x, y, degree)
+    roots = polynomial.deriv().roots()
+    roots = roots[np.abs(roots.imag) < 1e-9].real
+    roots = roots[(roots >= x.min()) & (roots <= x.max()) & (polynomial.deriv(2)(roots) > 0)]
+    root = roots[np.argmin(polynomial(roots))] if len(roots) else np.nan
+    if not len(roots):
         at = "without temperature" if temperature is None else f"at {temperature:g} K"
         raise VibronicError(
             f"the free energy {at} has no minimum between strains of {100 * x.min():+.2f} and {100 * x.max():+.2f} %; relax "

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from ase import Atoms
 
+from vibronic.core.units import GPA, KB
 from vibronic.data.dataset import label_of
 from vibronic.thermal import average
 from vibronic.thermal.average import Posterior, Surrogate, Value
@@ -51,6 +52,16 @@ def parts(
                 divided |= {"zero_point": float(cold) - still.static, "thermal": float(here - cold)}
         found.append({"parts": made_of, "motion": divided})
     return found
+
+
+def kinetic(plan: Plan, drawn: Drawn, temperature: float) -> float | None:
+    """What the kinetic energy of the nuclei adds, which no label holds: to an energy per atom (eV), or to a pressure (GPa; virial theorem of
+    an ideal gas); None for other properties. Of phonons it is that of the harmonic oscillators."""
+    if plan.target not in ("energy", "pressure"):
+        return None
+    atoms = drawn.reference
+    energy = drawn.harmonic[temperature] if plan.method == "phonons" else 1.5 * KB * temperature
+    return energy if plan.target == "energy" else 2 / 3 * energy * len(atoms) / atoms.get_volume() / GPA
 
 
 def spread(walk: Walk, mine: Sequence[int], surrogate: Surrogate | None, pool: Posterior | None) -> float:
@@ -124,7 +135,14 @@ def missing(plan: Plan, results: dict[str, Any], stopped: Stopped, seconds: floa
         said = f"{half}, {errors['sampling']:.3g} of it because the pool counts as {worst['independent']:.0f} independent configurations: "
         if not np.isfinite(errors["sampling"]):
             return f"{said}raise --pool above {plan.pool} by far"
-        more = int(np.ceil(plan.pool * (errors["sampling"] / (0.5 * plan.tolerance)) ** 2))
+        # Nine tenths of what the other errors leave, as far as they are small.
+        others = (
+            errors["labels"] ** 2 + errors["expansion"] ** 2 + min(worst["errors"]["model"], 0.3 * plan.tolerance) ** 2
+        )
+        room = 0.9 * max(plan.tolerance**2 - others, (0.5 * plan.tolerance) ** 2) ** 0.5
+        more = int(np.ceil(plan.pool * (errors["sampling"] / room) ** 2))
+        if plan.model is None:
+            said = f"{half}: the pool of {worst['independent']:.0f} independent configurations leaves {errors['sampling']:.3g} of it, so no more was labelled: "
         return f"{said}raise --pool to {more} ({_cost(plan, more, seconds)}), or take a larger --supercell with another --out"
     if largest == "expansion":
         return f"{half}, most of it of the labels of strained crystals: converge the engine better (--settings), or --no-expansion true"
@@ -139,4 +157,8 @@ def _cost(plan: Plan, pool: int, seconds: float) -> str:
         pools = 3 if plan.statistics == "quantum" else 2  # two of them, or one, tell how the motion divides
         minutes = pools * pool * len(plan.temperatures) * seconds / 60
         said = "no labels" + (f", about {minutes:.0f} minutes of predictions" if minutes >= 1 else "")
-    return said if plan.model else f"{said}; --budget with it, or a model"
+    return (
+        said
+        if plan.model
+        else f"{said.removeprefix('no labels, ')} and --budget with it, or a model".replace("no labels and ", "")
+    )

@@ -38,7 +38,7 @@ class Labels:
         order: places in the order in which they were labelled.
         extra: labels of other structures (undisplaced, strained, moved): they count as well.
         reasons: of failures.
-        computed, reused: by the engine now, and from the ledger.
+        computed: by the engine now.
     """
 
     engine: Engine
@@ -51,7 +51,6 @@ class Labels:
     extra: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
     computed: int = 0
-    reused: int = 0
 
     def ask(self, frames: Sequence[Atoms]) -> list[Atoms | None]:
         """Labelled copies, None where the engine failed.
@@ -60,7 +59,7 @@ class Labels:
             VibronicError: the engine does not give the target.
         """
         report = label(frames, self.engine, self.ledger, allow_none=True, **self.options)
-        self.computed, self.reused = self.computed + report.computed, self.reused + report.reused
+        self.computed += report.computed
         self.reasons.update(reason for _, reason in report.failures)
         lost = {index for index, _ in report.failures}
         labelled = iter(report.labelled)
@@ -175,9 +174,13 @@ def undisplaced(
             notes.append(f"Without thermal expansion: '{plan.engine}' could not label a strained crystal.")
         else:
             values = np.array([value_of(a, plan.target) for a in at if a is not None])
-            for kelvin, s in zip(grown.temperatures, grown.strains, strict=True):
+            for k, (kelvin, s) in enumerate(zip(grown.temperatures, grown.strains, strict=True)):
                 weights = _parabola(strains, s) - _parabola(strains, grown.static)
-                shifts[kelvin] = float(weights @ values), error * float(np.linalg.norm(weights))
+                wrong = float((_parabola(strains, s + grown.errors[k]) - _parabola(strains, s)) @ values)
+                # Of an energy that of the vibrations changes as much, and they tell it themselves; of other properties nobody does.
+                vibrating = grown.vibrations[k] / len(reference) if plan.target == "energy" else 0.0
+                half = float(np.hypot(error * np.linalg.norm(weights), wrong))
+                shifts[kelvin] = float(weights @ values) + vibrating, half
             cell = grown.static, float(values[0] - static), error * 2**0.5
     if shifts and cell is not None and abs(cell[0]) > OFF:
         notes.append(

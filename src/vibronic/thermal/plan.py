@@ -103,8 +103,8 @@ class Plan:
 
     @property
     def bound(self) -> dict[str, Any]:
-        """What a folder is bound to."""
-        return {"study": "thermal-average", **{k: v for k, v in asdict(self).items() if k not in FREE}}
+        """What a folder is bound to, beside the crystal itself, whatever the name of its file."""
+        return {"study": "thermal-average", **{k: v for k, v in asdict(self).items() if k not in (*FREE, "crystal")}}
 
     @property
     def expands(self) -> bool:

@@ -18,13 +18,13 @@ from vibronic.data.dataset import read_structures, write_structures
 from vibronic.data.sources import crystal as read_crystal
 from vibronic.labelling.engines import engine
 from vibronic.sampling.anharmonic import displaced_start, prepare_phonons
-from vibronic.sampling.checks import statistical_inefficiency
+from vibronic.sampling.checks import check_supercell, statistical_inefficiency
 from vibronic.sampling.dynamics import Dynamics
 from vibronic.sampling.expansion import Expansion, expansion
 from vibronic.sampling.harmonic import ForceConstants, force_constants
 from vibronic.sampling.phonons import Phonons
 from vibronic.sampling.relax import relax
-from vibronic.sampling.sampler import CLOSEST, displacements_of, shortest_pair
+from vibronic.sampling.sampler import CLOSEST, displacements_of, sentence, shortest_pair
 from vibronic.thermal.plan import Plan
 
 TRAJECTORIES = 4
@@ -58,6 +58,7 @@ class Drawn:
         trajectories: of dynamics at each temperature, which take turns in the pool; 0 for phonons.
         inefficiency: how many configurations of each temperature count as one; 1 for phonons.
         findings: plain sentences.
+        notes: others that belong beside the answer.
     """
 
     reference: Atoms
@@ -67,6 +68,7 @@ class Drawn:
     trajectories: int
     inefficiency: dict[float, float]
     findings: list[str]
+    notes: list[str]
 
 
 def draw(plan: Plan, out: Path, say: Callable[[str], None]) -> Drawn:
@@ -77,7 +79,7 @@ def draw(plan: Plan, out: Path, say: Callable[[str], None]) -> Drawn:
     """
     record = out / "pools.json"
     found = content(record) if record.exists() else None
-    if found is None or found["pool"] < plan.pool:
+    if found is None or found["pool"] < plan.pool or "notes" not in found:  # which early versions lack
         _draw(plan, out, record)
         found = json.loads(record.read_text())
     pools = {
@@ -86,22 +88,21 @@ def draw(plan: Plan, out: Path, say: Callable[[str], None]) -> Drawn:
     grown = None
     if found["expansion"] is not None:
         fields = found["expansion"]
-        grown = Expansion(**fields | {k: tuple(fields[k]) for k in ("temperatures", "strains")})
+        grown = Expansion(**fields | {k: tuple(fields[k]) for k in ("temperatures", "strains", "errors", "vibrations")})
     harmonic = {float(t): float(v) for t, v in found["harmonic"].items()}
     reference = read_structures(out / "reference.extxyz")[0]
     trajectories = found.get("trajectories", 1 if plan.method == "md" else 0)  # one, before there were several
-    inefficiency, findings = dict.fromkeys(plan.temperatures, 1.0), found["findings"]
+    inefficiency, findings, notes = dict.fromkeys(plan.temperatures, 1.0), found["findings"], found["notes"]
     if trajectories:
         for t in plan.temperatures:
             inefficiency[t] = _slowest(pools[name(t)], reference, trajectories)
             count = plan.pool / inefficiency[t]
             few = ", too few to be sure of its interval: a larger --pool, or another --seed" if count < FEW else ""
-            findings.append(
-                f"{t:g} K: {plan.pool} snapshots of {trajectories} trajectories count as {count:.0f} independent ones{few}."
-            )
-    for finding in findings:
+            said = f"{t:g} K: {plan.pool} snapshots of {trajectories} trajectories count as {count:.0f} independent ones{few}."
+            (notes if few else findings).append(said)
+    for finding in [*findings, *notes]:
         say(finding)
-    return Drawn(reference, pools, grown, harmonic, trajectories, inefficiency, findings)
+    return Drawn(reference, pools, grown, harmonic, trajectories, inefficiency, findings, notes)
 
 
 def _trajectories(
@@ -146,6 +147,8 @@ def _draw(plan: Plan, out: Path, record: Path) -> None:
     constants = force_constants(atoms, plan.supercell, calculator)
     reference = constants.supercell
     reference.info["parent"] = parent
+    findings += check_supercell(reference)
+    notes = [sentence(f) for f in constants.findings if "not relaxed" in f]
     if plan.method == "md":
         for k, t in enumerate(plan.temperatures):
             pools[name(t)] = _trajectories(constants, calculator, t, plan.pool, (plan.seed, k))
@@ -179,7 +182,7 @@ def _draw(plan: Plan, out: Path, record: Path) -> None:
         try:
             found = expansion(atoms, plan.supercell, calculator, plan.temperatures, plan.statistics)
         except VibronicError as error:
-            findings.append(f"Without thermal expansion: {error}.")
+            notes.append(f"Without thermal expansion: {error}.")
     for key, frames in pools.items():
         write_structures(out / "pools" / f"{key.replace(' ', '-')}.extxyz", frames)
     write_structures(out / "reference.extxyz", [reference])
@@ -188,6 +191,7 @@ def _draw(plan: Plan, out: Path, record: Path) -> None:
         {
             "pool": plan.pool,
             "findings": findings,
+            "notes": notes,
             "pools": list(pools),
             "expansion": None if found is None else vars(found),
             "harmonic": harmonic,

@@ -47,7 +47,8 @@ def _answers(results: dict[str, Any]) -> list[str]:
         digits = _digits(row["half_width"])
         made_of = [f"undisplaced {results['static']:.{digits}f}"]
         made_of += [f"{PARTS[key]} {_with_error(part, digits)}" for key, part in row["parts"].items()]
-        error = ", ".join(f"{said} {row['errors'][key]:.1g}" for key, said in errors(results).items())
+        shown = {said: f"{row['errors'][key]:.{digits}f}" for key, said in errors(results).items()}
+        error = ", ".join(f"{said} {value}" for said, value in shown.items() if float(value))
         line = (
             f"{row['temperature']:g} K: {target} {row['value']:.{digits}f} +/- {row['half_width']:.{digits}f} {unit} "
             f"(error: {error}), the sum of {', '.join(made_of)}"
@@ -56,6 +57,8 @@ def _answers(results: dict[str, Any]) -> list[str]:
             line += "; of the motion by the model alone: " + ", ".join(
                 f"{said} {row['motion'][key]:+.{digits}f}" for key, said in MOTION.items() if key in row["motion"]
             )
+        if row["kinetic"] is not None:
+            line += f"; the kinetic energy of the nuclei, which is not in it, adds {row['kinetic']:+.{digits}f}"
         lines.append(line)
     return lines
 
@@ -128,17 +131,21 @@ def write(folder: Path) -> Path:
             [[r["temperature"], r["half_width"], *(r["errors"][key] for key in errors(results))] for r in rows],
             f"What the half width of the interval is made of, in {unit}; its parts add up in quadrature.",
         )
-        if rows[0]["motion"]:
-            ways = [key for key in MOTION if key in rows[0]["motion"]]
+        beside = {MOTION[key]: [r["motion"][key] for r in rows] for key in MOTION if key in rows[0]["motion"]}
+        if rows[0]["kinetic"] is not None:
+            beside["kinetic energy of the nuclei"] = [r["kinetic"] for r in rows]
+        if beside:
             page.table(
-                ["T (K)", *(MOTION[key] for key in ways)],
+                ["T (K)", *beside],
                 [
-                    [f"{r['temperature']:g}", *(f"{r['motion'][key]:+.{_digits(r['half_width'])}f}" for key in ways)]
-                    for r in rows
+                    [
+                        f"{r['temperature']:g}",
+                        *(f"{values[k]:+.{_digits(r['half_width'])}f}" for values in beside.values()),
+                    ]
+                    for k, r in enumerate(rows)
                 ],
-                f"How the model divides the motion, in {unit}"
-                + ("; zero-point and thermal motion add up to it." if "thermal" in ways else ".")
-                + " No label tells of configurations at 0 K or with other statistics, so there are no intervals.",
+                f"Beside the sum, in {unit}. How the model divides the motion: no label tells of configurations at 0 K or with other statistics, so "
+                "there are no intervals. Kinetic energy is in no label, and not in the average.",
             )
         page.section("How many labels")
         for line in _labels(results):
@@ -191,7 +198,9 @@ def _table(path: Path, results: dict[str, Any]) -> None:
     parts, motion = list(rows[0]["parts"]), [key for key in MOTION if key in rows[0]["motion"]]
     names = [target, f"{target}_low", f"{target}_high", "undisplaced"]
     names += [*(PARTS[p] for p in parts), *(f"error {said}" for said in errors(results).values())]
-    names = [n.replace(" ", "_").replace("-", "_") for n in [*names, *(MOTION[key] for key in motion)]]
+    moving = rows[0]["kinetic"] is not None
+    names += [*(MOTION[key] for key in motion), *(["kinetic energy not in the value"] if moving else [])]
+    names = [n.replace(" ", "_").replace("-", "_") for n in names]
     with writable(path) as temporary, temporary.open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["temperature [K]", *(f"{n} [{unit}]" for n in names)])
@@ -199,7 +208,7 @@ def _table(path: Path, results: dict[str, Any]) -> None:
             value, half = row["value"], row["half_width"]
             numbers = [value, value - half, value + half, results["static"]]
             numbers += [row["parts"][p]["value"] for p in parts] + [row["errors"][key] for key in errors(results)]
-            numbers += [row["motion"][key] for key in motion]
+            numbers += [row["motion"][key] for key in motion] + ([row["kinetic"]] if moving else [])
             table.writerow([f"{row['temperature']:g}", *(f"{n:.6g}" for n in numbers)])
 
 
@@ -211,7 +220,7 @@ def _caption(results: dict[str, Any]) -> str:
 def _against_temperature(results: dict[str, Any]) -> Figure:
     import plotly.graph_objects as go
 
-    rows = results["temperatures"]
+    rows = sorted(results["temperatures"], key=lambda row: row["temperature"])
     x = [r["temperature"] for r in rows]
     figure = go.Figure()
     figure.add_hline(results["static"], line={"dash": "dash", "color": PALETTE[1]})

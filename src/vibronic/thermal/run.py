@@ -20,7 +20,7 @@ import torch
 
 from vibronic.core.errors import VibronicError
 from vibronic.core.folder import bind, check_plan, content
-from vibronic.core.provenance import versions, write_json
+from vibronic.core.provenance import check_writable, versions, write_json
 from vibronic.core.targets import target as named_target
 from vibronic.data.dataset import describe, read_labelled, write_structures
 from vibronic.data.sources import crystal as read_crystal
@@ -58,6 +58,7 @@ def run(
     bound = _bound(plan)
     check_plan(out, bound)
     check_pool(plan, out / "rounds.json")
+    check_writable(out)
     (out / "results.json").unlink(missing_ok=True)  # of a plan with another tolerance, say
     drawn = draw(plan, out, say)
     bind(out, bound)  # only now: a plan that cannot be drawn binds nothing
@@ -68,8 +69,6 @@ def run(
     turn = _turns(plan)
     rng = np.random.default_rng(plan.seed)
     still = undisplaced(plan, drawn.reference, drawn.expansion, labels, candidates[int(turn.argmin())], rng.random)
-    for note in still.notes:
-        say(note)
     say(
         f"undisplaced: {plan.target} {still.static:.5g}; a label repeats itself to {still.error:.2g} ({labels.extra} labels)"
     )
@@ -101,8 +100,8 @@ def run(
         "static": still.static,
         "label_error": still.error,
         "cell": still.cell and dict(zip(("strain", "value", "half_width"), still.cell, strict=True)),
-        "findings": [*drawn.findings, *still.notes, *(row["finding"] for row in ensemble)],
-        "notes": [*still.notes, *(row["finding"] for row in ensemble if row["off"])],
+        "findings": [*drawn.findings, *(row["finding"] for row in ensemble if not row["off"])],
+        "notes": [*drawn.notes, *still.notes, *(row["finding"] for row in ensemble if row["off"])],
         "ensemble": ensemble,
         "temperatures": [
             {
@@ -111,6 +110,7 @@ def run(
                 "half_width": value.half_width,
                 "errors": {k: v for k, v in asdict(value).items() if k != "mean"},
                 "independent": plan.pool / drawn.inefficiency[t],
+                "kinetic": answer.kinetic(plan, drawn, t),
                 "spread": answer.spread(walk, mine[k], surrogate, pools[k] if pools else None),
                 **part,
             }
@@ -135,7 +135,9 @@ def run(
         row["labels_without_model"] = average.alone(row["spread"], plan.tolerance)
     results["missing"] = answer.missing(plan, results, stopped, seconds)
     write_json(out / "results.json", results)
-    say(f"labels: {labels.computed} computed now, {labels.reused} from the ledger")
+    say(
+        f"labels: {labels.computed} computed now, {labels.count + len(labels.failed) - labels.computed} were in the ledger"
+    )
     return results
 
 

@@ -17,10 +17,6 @@ if TYPE_CHECKING:
     from vibronic.sampling.harmonic import ForceConstants
     from vibronic.sampling.rattle import Rattle
 
-FORCE_RANGE = 4.5
-"""Angstrom; the shells that bind a crystal, with its largest force constants, lie within it. A supercell that is not twice
-as wide folds them onto each other."""
-
 
 def sample(
     crystal: str,
@@ -169,7 +165,7 @@ def sample(
             said += checks.check_snapshots(drawn, reference, sampler if method == "phonons" else None)
             findings += [f"Arrangement {k}: {finding}" if arrangements > 1 else finding for finding in said]
             frames += drawn
-        findings += checks.check_supercell(reference, FORCE_RANGE)
+        findings += checks.check_supercell(reference)
         write_structures(out, frames)
         record["findings"] = findings
     for finding in findings:
