@@ -18,13 +18,12 @@ from vibronic.core.model import Model
 from vibronic.core.targets import Target
 from vibronic.core.units import KB, THZ
 from vibronic.data.dataset import GraphData
+from vibronic.explain.differences import agreement, label_differences
 from vibronic.explain.vibrations import (
     Property,
-    agreement,
     by_set,
     degenerate,
     directions,
-    label_differences,
     mean,
     respond,
     thermal_average,

@@ -11,9 +11,10 @@ import numpy as np
 from ase import Atoms
 
 from vibronic.explain.attribution import Attribution
+from vibronic.explain.differences import Differences, agreement
 from vibronic.explain.fidelity import Fidelity
 from vibronic.explain.summary import Leading, Share
-from vibronic.explain.vibrations import Differences, Response, Thermal, agreement, by_set
+from vibronic.explain.vibrations import Response, Thermal, by_set
 from vibronic.report import plots
 from vibronic.report.crystal import Bond
 from vibronic.report.explain_plots import fidelity_curve, mode_contributions

@@ -18,7 +18,8 @@ from vibronic.verbs.learning import _files
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from vibronic.explain.vibrations import DegenerateSet, Differences, Response, Thermal
+    from vibronic.explain.differences import Differences
+    from vibronic.explain.vibrations import DegenerateSet, Response, Thermal
 
 
 def vibrations(
@@ -97,6 +98,7 @@ def vibrations(
     import numpy as np
 
     from vibronic.data import sources
+    from vibronic.explain import differences
     from vibronic.explain import vibrations as modes_of
     from vibronic.labelling import engines
     from vibronic.learning import store
@@ -114,7 +116,7 @@ def vibrations(
     properties = [modes_of.Property(network, name) for network in networks]
     judge = None if check is None else engines.engine(check, **(check_settings or {}))
     if judge is not None:
-        modes_of.checkable(name, judge)
+        differences.checkable(name, judge)
     needs_engine = force_constants is None or imaginary != "leave" or relax
     calculator: Any = engines.engine(engine, **(settings or {})).calculator() if needs_engine else None
     ledger = ledger or out.with_suffix(".ledger.sqlite")
@@ -147,11 +149,13 @@ def vibrations(
         if judge is not None:
             hot = modes_of.thermal_set(constants, temperature, statistics, n, seed) if check_at == "thermal" else []
             chosen, at = thermal.strongest[:check_modes].tolist(), hot[0] if hot else None
-            of = partial(modes_of.label_differences, properties, constants, chosen, judge, ledger, check_displacement)
+            of = partial(
+                differences.label_differences, properties, constants, chosen, judge, ledger, check_displacement
+            )
             checked = of(at, workers, timeout=timeout)
         findings += _told_of_vibrations(response, thermal, average, constants.modes().describe())
         if checked is not None:
-            found = {o: modes_of.agreement(getattr(checked, f"label_{o}"), getattr(checked, o)) for o in ORDERS}
+            found = {o: differences.agreement(getattr(checked, f"label_{o}"), getattr(checked, o)) for o in ORDERS}
             scores = {o: {name: _number(v) for name, v in figures.items()} for o, figures in found.items()}
             record["check"] = {"engine": check, "agreement": scores, **asdict(checked)}
             findings += [
