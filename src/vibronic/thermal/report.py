@@ -144,8 +144,13 @@ def write(folder: Path) -> Path:
                     ]
                     for k, r in enumerate(rows)
                 ],
-                f"Beside the sum, in {unit}. How the model divides the motion: no label tells of configurations at 0 K or with other statistics, so "
-                "there are no intervals. Kinetic energy is in no label, and not in the average.",
+                f"Beside the sum, in {unit}."
+                + (
+                    " How the model divides the motion: no label tells of configurations at 0 K or with other statistics, so there are no intervals."
+                    if rows[0]["motion"]
+                    else ""
+                )
+                + (" Kinetic energy is in no label, and not in the average." if rows[0]["kinetic"] is not None else ""),
             )
         page.section("How many labels")
         for line in _labels(results):
