@@ -7,7 +7,7 @@ from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from vibronic.core.errors import VibronicError
-from vibronic.core.units import THZ
+from vibronic.core.units import KB, THZ
 from vibronic.sampling.anharmonic import (
     displaced_start,
     effective_force_constants,
@@ -43,8 +43,6 @@ def test_sampled_covariance_is_the_analytic_one(nacl, statistics):
     # correlations between atoms too, not only the diagonal: the mean harmonic energy is k T / 2 for each mode
     energy = np.einsum("nia,ijab,njb->n", u, nacl.array, u, optimize=True) / 2
     if statistics == "classical":
-        from vibronic.core.units import KB
-
         assert energy.mean() == pytest.approx((3 * 64 - 3) * KB * 300 / 2, rel=4 * np.sqrt(2 / 189 / 2000))
 
 
@@ -314,3 +312,12 @@ def test_displacements_of_ignores_drift_and_wrapping(nacl):
     for snapshot in snapshots:
         snapshot.positions += (7.3, -20.1, 3.0)
     np.testing.assert_allclose(displacements_of(snapshots, nacl.supercell), expected, atol=1e-9)
+
+
+def test_kinetic_energy_is_that_of_equipartition_and_of_the_virial_theorem(copper_constants):
+    """Classical: kT / 2 for each mode, capped or not. Quantum: as much as the harmonic potential energy."""
+    modes = len(copper_constants.modes().frequencies)
+    classical = Phonons(copper_constants, 300, "classical", "cap", cap_frequency=3.0)
+    assert classical.kinetic_energy() == pytest.approx(modes * KB * 300 / 2)
+    quantum = Phonons(copper_constants, 100, "quantum")
+    assert quantum.kinetic_energy() == pytest.approx(quantum.potential_energy(), rel=1e-6)

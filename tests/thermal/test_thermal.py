@@ -325,6 +325,8 @@ def test_the_report_and_the_table_say_what_the_results_say(finished) -> None:
         values[f"{n} [eV/atom]"] for n in ("undisplaced", "zero_point_motion", "thermal_motion", "thermal_expansion")
     ]
     assert sum(map(float, added)) == pytest.approx(row["value"], abs=1e-4)
+    motion = float(values["zero_point_motion [eV/atom]"]) + float(values["thermal_motion [eV/atom]"])
+    assert float(values["motion_of_the_nuclei [eV/atom]"]) == pytest.approx(motion, abs=1e-4)
     for words in ("zero-point motion", "How many labels", "five-fold cross-validation", "labels without a model"):
         assert words in page
 

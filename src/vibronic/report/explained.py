@@ -28,6 +28,7 @@ SWING = 0.45
 """Angstrom; of the atom that moves most in an animation."""
 ANIMATED = 3
 LISTED = 12
+"""Sets of degenerate modes in the table."""
 
 
 def drawn_bonds(atoms: Atoms, found: Attribution) -> tuple[list[Bond], float]:
@@ -174,17 +175,15 @@ def vibrations(
             "share is unknown, not zero, and sums leave them out."
         )
     if thermal.n:
+        sets = by_set(r, thermal)
         page.figure(
-            mode_contributions(by_set(r, thermal), unit, r.target),
+            mode_contributions(sets, unit, r.target),
             f"What the modes of each frequency add to the thermal mean at {r.temperature:g} K, ½ ⟨d²P/dQ²⟩ σ² with standard errors (above), and "
             "by how much they make it fluctuate (below). Degenerate modes are taken together: one by one their values are arbitrary.",
         )
         page.table(
             ["modes", "number", "THz", f"shift ({unit})", f"standard error ({unit})", f"deviation ({unit})"],
-            [
-                [_range(s.modes), len(s.modes), s.frequency, s.shift, s.shift_error, s.deviation]
-                for s in by_set(r, thermal)[:LISTED]
-            ],
+            [[_range(s.modes), len(s.modes), s.frequency, s.shift, s.shift_error, s.deviation] for s in sets[:LISTED]],
             f"The sets of degenerate modes that shift the {r.target} most; the largest fluctuations may be of others (see the figure).",
         )
     page.text(

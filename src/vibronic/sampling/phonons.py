@@ -11,6 +11,7 @@ import numpy as np
 from ase import Atoms
 
 from vibronic.core.errors import VibronicError
+from vibronic.core.units import THZ
 from vibronic.sampling.files import read_force_constants
 from vibronic.sampling.harmonic import (
     BandStructure,
@@ -71,7 +72,8 @@ class Phonons:
         min_distance: Angstrom; configurations (pairs) with a shorter distance are redrawn, and the share of rejected
             draws is written to ``info["rejected_share"]``.
         cap_frequency: THz, for "cap".
-        amplitudes: (K,) sqrt(amu) Angstrom, standard deviation of every displaced mode.
+        frequencies: (K,) THz, of every displaced mode, as it is treated.
+        amplitudes: (K,) sqrt(amu) Angstrom, its standard deviation.
         vectors: (3N, K) their eigenvectors.
 
     Raises:
@@ -87,6 +89,7 @@ class Phonons:
     min_distance: float | None = None
     cap_frequency: float = CAP_FREQUENCY
     findings: list[str] = field(init=False, repr=False)
+    frequencies: np.ndarray = field(init=False, repr=False)
     amplitudes: np.ndarray = field(init=False, repr=False)
     vectors: np.ndarray = field(init=False, repr=False)
     method: str = field(init=False, default="phonons", repr=False)
@@ -128,7 +131,8 @@ class Phonons:
                 raise VibronicError(f"modes must be indices from 0 to {len(frequencies) - 1}")
             included &= np.isin(np.arange(len(frequencies)), chosen)
         self.vectors = all_modes.vectors[:, included]
-        self.spread(np.sqrt(mode_variances(frequencies[included], self.temperature, self.statistics)))
+        self.frequencies = frequencies[included]
+        self.spread(np.sqrt(mode_variances(self.frequencies, self.temperature, self.statistics)))
 
     def spread(self, amplitudes: np.ndarray) -> None:
         """Give the modes other amplitudes (K,), sqrt(amu) Angstrom."""
@@ -143,6 +147,11 @@ class Phonons:
         dynamical = self.force_constants.array.transpose(0, 2, 1, 3).reshape(n, n) / np.sqrt(np.outer(mass, mass))
         stiffness = np.einsum("ik,ij,jk->k", self.vectors, dynamical, self.vectors, optimize=True)
         return float(0.5 * self.amplitudes**2 @ stiffness)
+
+    def kinetic_energy(self) -> float:
+        """Mean kinetic energy of the displaced modes as oscillators of their frequencies, eV: by the virial theorem omega^2 sigma^2 / 2."""
+        variances = mode_variances(self.frequencies, self.temperature, self.statistics)
+        return float(0.5 * (self.frequencies / THZ) ** 2 @ variances)
 
     def scaled(self, factor: float) -> Phonons:
         """Another sampler that moves everything ``factor`` times as far."""

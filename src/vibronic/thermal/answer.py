@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from ase import Atoms
 
-from vibronic.core.units import GPA, KB
+from vibronic.core.units import GPA
 from vibronic.data.dataset import label_of
 from vibronic.thermal import average
 from vibronic.thermal.average import Posterior, Surrogate, Value
@@ -54,14 +54,13 @@ def parts(
     return found
 
 
-def kinetic(plan: Plan, drawn: Drawn, temperature: float) -> float | None:
-    """What the kinetic energy of the nuclei adds, which no label holds: to an energy per atom (eV), or to a pressure (GPa; virial theorem of
-    an ideal gas); None for other properties. Of phonons it is that of the harmonic oscillators."""
-    if plan.target not in ("energy", "pressure"):
+def kinetic(target: str, drawn: Drawn, temperature: float) -> float | None:
+    """What the kinetic energy of the nuclei adds, which no label holds: to an energy per atom (eV), or to a pressure (GPa; two thirds of
+    it per volume); None for other properties."""
+    if target not in ("energy", "pressure"):
         return None
-    atoms = drawn.reference
-    energy = drawn.harmonic[temperature] if plan.method == "phonons" else 1.5 * KB * temperature
-    return energy if plan.target == "energy" else 2 / 3 * energy * len(atoms) / atoms.get_volume() / GPA
+    atoms, energy = drawn.reference, drawn.kinetic[temperature]
+    return energy if target == "energy" else 2 / 3 * energy * len(atoms) / atoms.get_volume() / GPA
 
 
 def spread(walk: Walk, mine: Sequence[int], surrogate: Surrogate | None, pool: Posterior | None) -> float:
@@ -152,13 +151,11 @@ def missing(plan: Plan, results: dict[str, Any], stopped: Stopped, seconds: floa
 def _cost(plan: Plan, pool: int, seconds: float) -> str:
     """Of a larger pool."""
     if plan.method == "md":
-        said = f"so many snapshots of dynamics by '{plan.forces}' anew for each temperature"
+        cost = [f"so many snapshots of dynamics by '{plan.forces}' anew for each temperature"]
+    elif plan.model is None:
+        cost = []
     else:
         pools = 3 if plan.statistics == "quantum" else 2  # two of them, or one, tell how the motion divides
         minutes = pools * pool * len(plan.temperatures) * seconds / 60
-        said = "no labels" + (f", about {minutes:.0f} minutes of predictions" if minutes >= 1 else "")
-    return (
-        said
-        if plan.model
-        else f"{said.removeprefix('no labels, ')} and --budget with it, or a model".replace("no labels and ", "")
-    )
+        cost = ["no labels", *([f"about {minutes:.0f} minutes of predictions"] if minutes >= 1 else [])]
+    return ", ".join([*cost, *([] if plan.model else ["--budget with it, or a model"])])

@@ -127,9 +127,9 @@ class Undisplaced:
     cell: tuple[float, float, float] | None
     notes: list[str]
 
-    def added(self, temperature: float) -> float:
-        """What the expansion adds at a temperature; 0 where there is none."""
-        return self.expansion.get(temperature, (0.0, 0.0))[0]
+    def grown(self, temperature: float) -> tuple[float, float]:
+        """What the expansion adds at a temperature, and its half width; 0 where there is none."""
+        return self.expansion.get(temperature, (0.0, 0.0))
 
 
 def undisplaced(
@@ -177,7 +177,7 @@ def undisplaced(
             for k, (kelvin, s) in enumerate(zip(grown.temperatures, grown.strains, strict=True)):
                 weights = _parabola(strains, s) - _parabola(strains, grown.static)
                 wrong = float((_parabola(strains, s + grown.errors[k]) - _parabola(strains, s)) @ values)
-                # Of an energy that of the vibrations changes as much, and they tell it themselves; of other properties nobody does.
+                # Vibrations change with the volume too: their own energy is known from the phonons, what they do to other properties is not.
                 vibrating = grown.vibrations[k] / len(reference) if plan.target == "energy" else 0.0
                 half = float(np.hypot(error * np.linalg.norm(weights), wrong))
                 shifts[kelvin] = float(weights @ values) + vibrating, half

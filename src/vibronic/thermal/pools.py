@@ -14,6 +14,7 @@ from ase.calculators.calculator import Calculator
 from vibronic.core.errors import VibronicError
 from vibronic.core.folder import content
 from vibronic.core.provenance import write_json
+from vibronic.core.units import KB
 from vibronic.data.dataset import read_structures, write_structures
 from vibronic.data.sources import crystal as read_crystal
 from vibronic.labelling.engines import engine
@@ -55,6 +56,7 @@ class Drawn:
         pools: configurations by key.
         expansion: None where there is none.
         harmonic: mean harmonic energy per atom (eV) of the pool of each temperature (K), for phonons.
+        kinetic: mean kinetic energy per atom (eV) of the nuclei at each temperature (K).
         trajectories: of dynamics at each temperature, which take turns in the pool; 0 for phonons.
         inefficiency: how many configurations of each temperature count as one; 1 for phonons.
         findings: plain sentences.
@@ -65,6 +67,7 @@ class Drawn:
     pools: Pools
     expansion: Expansion | None
     harmonic: dict[float, float]
+    kinetic: dict[float, float]
     trajectories: int
     inefficiency: dict[float, float]
     findings: list[str]
@@ -79,7 +82,7 @@ def draw(plan: Plan, out: Path, say: Callable[[str], None]) -> Drawn:
     """
     record = out / "pools.json"
     found = content(record) if record.exists() else None
-    if found is None or found["pool"] < plan.pool or "notes" not in found:  # which early versions lack
+    if found is None or found["pool"] < plan.pool or "kinetic" not in found:  # which early versions lack
         _draw(plan, out, record)
         found = json.loads(record.read_text())
     pools = {
@@ -89,7 +92,7 @@ def draw(plan: Plan, out: Path, say: Callable[[str], None]) -> Drawn:
     if found["expansion"] is not None:
         fields = found["expansion"]
         grown = Expansion(**fields | {k: tuple(fields[k]) for k in ("temperatures", "strains", "errors", "vibrations")})
-    harmonic = {float(t): float(v) for t, v in found["harmonic"].items()}
+    harmonic, kinetic = ({float(t): float(v) for t, v in found[key].items()} for key in ("harmonic", "kinetic"))
     reference = read_structures(out / "reference.extxyz")[0]
     trajectories = found.get("trajectories", 1 if plan.method == "md" else 0)  # one, before there were several
     inefficiency, findings, notes = dict.fromkeys(plan.temperatures, 1.0), found["findings"], found["notes"]
@@ -102,7 +105,7 @@ def draw(plan: Plan, out: Path, say: Callable[[str], None]) -> Drawn:
             (notes if few else findings).append(said)
     for finding in [*findings, *notes]:
         say(finding)
-    return Drawn(reference, pools, grown, harmonic, trajectories, inefficiency, findings, notes)
+    return Drawn(reference, pools, grown, harmonic, kinetic, trajectories, inefficiency, findings, notes)
 
 
 def _trajectories(
@@ -143,7 +146,7 @@ def _draw(plan: Plan, out: Path, record: Path) -> None:
         )
     pools: Pools = {}
     found: Expansion | None = None
-    harmonic = {}
+    harmonic, kinetic = {}, {t: 1.5 * KB * t for t in plan.temperatures}
     constants = force_constants(atoms, plan.supercell, calculator)
     reference = constants.supercell
     reference.info["parent"] = parent
@@ -174,6 +177,7 @@ def _draw(plan: Plan, out: Path, record: Path) -> None:
                 pools[name(t, part)] = alike.sample(reference, plan.pool, plan.seed)
                 if not part:
                     harmonic[t] = alike.potential_energy() / len(reference)
+                    kinetic[t] = alike.kinetic_energy() / len(reference)
     if plan.expansion and not plan.expands:
         findings.append(
             "A pressure is that of the given cell, from the positions of the nuclei: their motion adds its own."
@@ -195,6 +199,7 @@ def _draw(plan: Plan, out: Path, record: Path) -> None:
             "pools": list(pools),
             "expansion": None if found is None else vars(found),
             "harmonic": harmonic,
+            "kinetic": kinetic,
             "trajectories": TRAJECTORIES if plan.method == "md" else 0,
         },
     )

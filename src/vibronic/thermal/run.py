@@ -11,7 +11,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,25 @@ from vibronic.thermal.pools import Drawn, draw, name
 
 RANDOM_ORDERS = 5
 Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a walk has come to.
+
+    Attributes:
+        values: averages, of every temperature.
+        stopped: why no further label was asked for.
+        surrogate: the last model; None without one.
+        pools: what it makes of the pool of each temperature.
+        seconds: that it takes for a configuration.
+    """
+
+    values: list[Value]
+    stopped: answer.Stopped
+    surrogate: Surrogate | None = None
+    pools: list[Posterior] = field(default_factory=list)
+    seconds: float = 0.0
 
 
 def run(
@@ -73,13 +92,9 @@ def run(
         f"undisplaced: {plan.target} {still.static:.5g}; a label repeats itself to {still.error:.2g} ({labels.extra} labels)"
     )
     walk = Walk(out / "rounds.json", labels, candidates, plan.pool)
-    surrogate: Surrogate | None = None
-    pools: list[Posterior] = []
-    seconds = 0.0
-    if plan.model is None:
-        values, stopped = _directly(plan, where, turn, still, drawn, walk, say)
-    else:
-        values, surrogate, pools, seconds, stopped = _with_model(plan, where, turn, still, drawn, walk, say)
+    way = _directly if plan.model is None else _with_model
+    found = way(plan, where, turn, still, drawn, walk, say)
+    values, surrogate, pools = found.values, found.surrogate, found.pools
     write_structures(out / "labelled.extxyz", labels.frames())
     if surrogate is not None:
         store.save(surrogate.model, out / "model", _card(plan, surrogate, out / "labelled.extxyz"))
@@ -106,11 +121,11 @@ def run(
         "temperatures": [
             {
                 "temperature": t,
-                "value": value.mean + still.added(t),
+                "value": value.mean + still.grown(t)[0],
                 "half_width": value.half_width,
                 "errors": {k: v for k, v in asdict(value).items() if k != "mean"},
                 "independent": plan.pool / drawn.inefficiency[t],
-                "kinetic": answer.kinetic(plan, drawn, t),
+                "kinetic": answer.kinetic(plan.target, drawn, t),
                 "spread": answer.spread(walk, mine[k], surrogate, pools[k] if pools else None),
                 **part,
             }
@@ -133,7 +148,7 @@ def run(
     }
     for row in results["temperatures"]:
         row["labels_without_model"] = average.alone(row["spread"], plan.tolerance)
-    results["missing"] = answer.missing(plan, results, stopped, seconds)
+    results["missing"] = answer.missing(plan, results, found.stopped, found.seconds)
     write_json(out / "results.json", results)
     say(
         f"labels: {labels.computed} computed now, {labels.count + len(labels.failed) - labels.computed} were in the ledger"
@@ -148,26 +163,24 @@ def _bound(plan: Plan) -> dict[str, Any]:
     return plan.bound | {"content": hashlib.sha256(text.encode()).hexdigest()[:12]}
 
 
-def finished(plan: Plan, out: Path) -> dict[str, Any] | None:
+def carried_out(plan: Plan, out: Path) -> dict[str, Any] | None:
     """The results in the folder ``out`` where this very plan has been carried out there, with these engines and this version, and all
     that it makes is there."""
     made = ["plan.json", "run.json", "results.json", "labelled.extxyz", *(["model"] if plan.model else [])]
     if not all((out / file).exists() for file in made):
         return None
     before, record = content(out / "results.json"), content(out / "run.json")
-    if not isinstance(before, dict) or not isinstance(record, dict) or record.get("config") != _plain(plan):
+    wanted = json.loads(json.dumps(asdict(plan)))
+    if not isinstance(before, dict) or not isinstance(record, dict):
         return None
-    return before if before.get("made_by") == _stamp(plan) else None
+    same = before.get("plan") == record.get("config") == wanted and before.get("made_by") == _stamp(plan)
+    return before if same else None
 
 
-def _plain(plan: Plan) -> Any:
-    return json.loads(json.dumps(asdict(plan)))
-
-
-def _stamp(plan: Plan) -> dict[str, Any]:
-    """What results follow from."""
+def _stamp(plan: Plan) -> dict[str, str]:
+    """What results follow from, beside the plan."""
     labels, forces = engine(plan.engine, **plan.settings), engine(plan.forces, **plan.forces_settings)
-    made_by = {"plan": _plain(plan), "content": _bound(plan)["content"], "vibronic": versions()["vibronic"]}
+    made_by = {"content": _bound(plan)["content"], "vibronic": versions()["vibronic"]}
     return made_by | {"labels": labels.settings_hash, "forces": forces.settings_hash}
 
 
@@ -246,12 +259,8 @@ def _with_model(
     drawn: Drawn,
     walk: Walk,
     say: Say,
-) -> tuple[list[Value], Surrogate, list[Posterior], float, answer.Stopped]:
-    """Label, learn and choose until every interval is as narrow as wanted, or the budget is spent.
-
-    Returns:
-        The averages, the last model, what it makes of the pool of each temperature, its seconds for a configuration, and why it stopped.
-    """
+) -> Found:
+    """Label, learn and choose until every interval is as narrow as wanted, or the budget is spent."""
     labels, candidates = walk.labels, walk.candidates
     each = [
         plan.first // len(plan.temperatures) + (k < plan.first % len(plan.temperatures)) for k in range(where[-1] + 1)
@@ -278,7 +287,7 @@ def _with_model(
                 pool,
                 still.error / counts[k] ** 0.5,
                 _sampling(pool[0], surrogate.noise, drawn, t),
-                still.expansion.get(t, (0.0, 0.0))[1],
+                still.grown(t)[1],
             )
             for k, (t, pool) in enumerate(zip(plan.temperatures, pools, strict=True))
         ]
@@ -299,7 +308,7 @@ def _with_model(
         elif left < 1:
             stopped = "budget"
         if stopped is not None:
-            return values, surrogate, pools, seconds, stopped
+            return Found(values, stopped, surrogate, pools, seconds)
         size = min(plan.batch, left)
         at_random = _at_random(len(labels.order), size)
         wanted = choice.choose(deviations, goals, surrogate.noise, size - at_random, limits, taken)
@@ -364,8 +373,8 @@ def _directly(
     drawn: Drawn,
     walk: Walk,
     say: Say,
-) -> tuple[list[Value], answer.Stopped]:
-    """Average labels of configurations drawn at random, more of them where the interval is widest; and why it stopped."""
+) -> Found:
+    """Average labels of configurations drawn at random, more of them where the interval is widest."""
     labels = walk.labels
     orders = [_in_turn(np.flatnonzero(where == k), turn) for k in range(len(plan.temperatures))]
     each = max(FEWEST, plan.first // len(plan.temperatures))
@@ -380,7 +389,7 @@ def _directly(
         for k, t in enumerate(plan.temperatures):
             mine = [average.value_of(labels.known[p], plan.target) for p in labels.order if where[p] == k]
             error = still.error / len(mine) ** 0.5
-            wider = still.expansion.get(t, (0.0, 0.0))[1]
+            wider = still.grown(t)[1]
             values.append(average.direct(mine, error, plan.pool, drawn.inefficiency[t], wider))
         walk.note(_round(plan, labels, values, still, None, say))
         left = plan.budget - labels.count
@@ -391,7 +400,7 @@ def _directly(
         open_ = [k for k in wide if rest[k]]
         if not open_ or left < 1:
             reached = max(v.half_width for v in values) <= plan.tolerance
-            return values, "reached" if reached else "budget" if open_ else "exhausted" if wide else "floor"
+            return Found(values, "reached" if reached else "budget" if open_ else "exhausted" if wide else "floor")
         wanted: list[int] = []
         while len(wanted) < min(plan.batch, left) and any(rest[k] for k in open_):
             wanted += [rest[k].pop(0) for k in open_ if rest[k]]
@@ -403,7 +412,7 @@ def _round(
 ) -> dict[str, Any]:
     """What a round has found, which is also said."""
     each = "; ".join(
-        f"{t:g} K {v.mean + still.added(t):.5g} +/- {v.half_width:.2g}"
+        f"{t:g} K {v.mean + still.grown(t)[0]:.5g} +/- {v.half_width:.2g}"
         for t, v in zip(plan.temperatures, values, strict=True)
     )
     say(f"{labels.count} labels: {plan.target} [{average.unit_of(plan.target)}] {each}")

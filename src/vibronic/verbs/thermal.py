@@ -109,7 +109,7 @@ def thermal(
         seed=seed,
     )
     with run_record(out, "thermal", asdict(plan), seed, reads=[crystal]) as record:
-        results = None if retry_failed else run.finished(plan, out)
+        results = None if retry_failed else run.carried_out(plan, out)
         if results is not None:
             record["unchanged"] = True
             say(f"this plan has been carried out, nothing is left to do: {out} holds its results")
